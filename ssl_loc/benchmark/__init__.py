@@ -1,0 +1,1 @@
+"""Benchmark programs: rows {name, value, unit, baseline, goal, holds}, ratios inside one run."""

@@ -1,0 +1,213 @@
+"""Strict CfgNode: safe yaml, ``_BASE_`` and ``IMPORTS``, and errors that name the nearest key and its owner."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yacs.config import CfgNode as _YacsNode
+
+from ssl_loc.utils.errors import ConfigError, did_you_mean
+
+BASE_KEY = "_BASE_"
+# A chain longer than this cannot be read any more (design: "_BASE_ one or two deep").
+MAX_BASE_DEPTH = 2
+_NUMBERS = (int, float)
+
+
+class CfgNode(_YacsNode):
+    """A nested, strict mapping of configuration keys with attribute access.
+
+    Unknown keys and wrong types raise :class:`ConfigError`. Freeze it after set-up.
+    """
+
+    def merge_from_file(self, cfg_filename: str) -> None:
+        """Merge a yaml file, its ``_BASE_`` files first; read its ``IMPORTS`` before its keys."""
+        for path, values in load_chain(cfg_filename):
+            imports = values.get("IMPORTS", [])
+            if not isinstance(imports, list):
+                raise ConfigError(f"IMPORTS in {path} is {imports!r}; expected a list of file or module names")
+            values = {**values, "IMPORTS": [import_part(name, Path(path).parent, path) for name in imports]}
+            _attach(self)
+            merge(values, self, [], str(path))
+
+    def merge_from_list(self, cfg_list: Sequence[Any]) -> None:
+        """Merge ``[KEY, VALUE, KEY, VALUE, ...]``; values given as text are read as Python literals where they are."""
+        if len(cfg_list) % 2:
+            raise ConfigError(
+                f"the command line has {len(cfg_list)} override words, an odd number ({' '.join(map(str, cfg_list))}); "
+                "expected KEY VALUE pairs, for example SOLVER.BASE_LR 0.06"
+            )
+        _attach(self)
+        for key, text in zip(cfg_list[0::2], cfg_list[1::2], strict=True):
+            value: Any = parse_literal(text) if isinstance(text, str) else text
+            parts = str(key).split(".")
+            for part in reversed(parts):
+                value = {part: value}
+            merge(value, self, [], "the command line")
+
+    def merge_from_dict(self, values: dict[str, Any], source: str = "a dict") -> None:
+        """Merge a plain nested dict strictly."""
+        _attach(self)
+        merge(values, self, [], source)
+
+    @classmethod
+    def restore(cls, values: dict[str, Any]) -> CfgNode:
+        """Rebuild a complete config from :meth:`to_dict` (as stored in checkpoints), re-reading its ``IMPORTS``."""
+        for name in values.get("IMPORTS", []):
+            import_part(name, Path.cwd(), "the stored config")
+        return cls(values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested dict of plain values (tuples become lists)."""
+        return _plain(self)
+
+    def dump_yaml(self) -> str:
+        """The config as yaml text that :meth:`merge_from_file` reads back."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, width=110)
+
+    def keys_flat(self) -> list[str]:
+        """Every full leaf key, e.g. "SOLVER.BASE_LR"."""
+        found: list[str] = []
+        for key, value in self.items():
+            found += [f"{key}.{k}" for k in value.keys_flat()] if isinstance(value, CfgNode) else [key]
+        return found
+
+
+def _attach(cfg: CfgNode) -> None:
+    from ssl_loc.config.fragments import attach  # fragments needs CfgNode, so the import is late
+
+    if not cfg.is_frozen():
+        attach(cfg)
+
+
+def load_chain(path: str | Path) -> list[tuple[str, dict[str, Any]]]:
+    """Read a yaml and its ``_BASE_`` chain, outermost base first."""
+    chain: list[tuple[str, dict[str, Any]]] = []
+    current: Path | None = Path(path)
+    while current is not None:
+        if len(chain) > MAX_BASE_DEPTH:
+            names = " -> ".join(name for name, _ in chain)
+            raise ConfigError(f"{BASE_KEY} chain is more than {MAX_BASE_DEPTH} deep: {names} -> {current}; flatten it")
+        values = load_yaml(current)
+        base = values.pop(BASE_KEY, None)
+        chain.append((str(current), values))
+        current = None if base is None else current.parent / base
+    return chain[::-1]
+
+
+def load_yaml(path: str | Path) -> dict[str, Any]:
+    """Safe-load one yaml mapping."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (FileNotFoundError, IsADirectoryError):
+        folder = Path(path).parent
+        near = did_you_mean(Path(path).name, [p.name for p in folder.glob("*.yaml")]) if folder.is_dir() else ""
+        raise ConfigError(f"no config file {path}{near or '; give the path of a yaml file'}") from None
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not plain yaml: {' '.join(str(error).split())}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds a {type(values).__name__}; expected a mapping of config keys")
+    return values
+
+
+def import_part(name: str, folder: Path, source: str) -> str:
+    """Import a project part (a .py path relative to ``folder``, or a module name); return what finds it again."""
+    if not str(name).endswith(".py"):
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            raise ConfigError(f"IMPORTS in {source} names module '{name}', which does not import: {error}") from None
+        return name
+    path = (folder / name).resolve()
+    module_name = f"ssl_loc_part_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    if module_name not in sys.modules:
+        if not path.is_file():
+            raise ConfigError(f"IMPORTS in {source} names '{name}', but there is no file {path}")
+        spec = importlib.util.spec_from_file_location(module_name, path)
+        assert spec is not None and spec.loader is not None  # a .py path always has a loader
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[module_name] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[module_name]
+            raise
+    return str(path)
+
+
+def merge(values: dict[str, Any], node: CfgNode, above: list[str], source: str) -> None:
+    """Merge ``values`` into ``node``; ``above`` is the path of ``node`` for messages."""
+    for key, value in values.items():
+        full = ".".join([*above, str(key)])
+        if key not in node:
+            raise ConfigError(unknown_key(full, str(key), node, above, source))
+        old = node[key]
+        if isinstance(old, CfgNode):
+            if not isinstance(value, dict):
+                raise ConfigError(f"{full} in {source} is {value!r}; expected a mapping with {', '.join(old)}")
+            merge(value, old, [*above, str(key)], source)
+        else:
+            node[key] = coerce(old, value, full, source)
+
+
+def unknown_key(full: str, key: str, node: CfgNode, above: list[str], source: str) -> str:
+    """Message for a key that nobody owns."""
+    from ssl_loc.config.fragments import owner_of
+
+    prefix = ".".join(above)
+    near = did_you_mean(key, node.keys())
+    owner = owner_of(prefix) if prefix else "ssl_loc/config/defaults.py"
+    known = "" if near else f"; known here: {', '.join(node.keys())}"
+    return (
+        f"unknown config key {full} in {source}{near or known} (keys of '{prefix or 'the root'}' are owned by {owner}; "
+        "a project's own keys need its file in IMPORTS)"
+    )
+
+
+def coerce(old: Any, new: Any, full: str, source: str) -> Any:
+    """Check that ``new`` may replace the default ``old``; int -> float and list <-> tuple are converted."""
+    if type(old) is type(new) or old is None:
+        return new
+    if isinstance(old, float) and isinstance(new, int) and not isinstance(new, bool):
+        return float(new)
+    if isinstance(old, float) and isinstance(new, str):
+        # YAML reads 1e-4 as text (it wants 1.0e-4); everybody writes 1e-4.
+        try:
+            return float(new)
+        except ValueError:
+            pass
+    if isinstance(old, tuple) and isinstance(new, list):
+        return tuple(new)
+    if isinstance(old, list) and isinstance(new, tuple):
+        return list(new)
+    raise ConfigError(
+        f"{full} in {source} is {new!r} ({type(new).__name__}); expected {type(old).__name__}, like the default {old!r}"
+    )
+
+
+def parse_literal(text: str) -> Any:
+    """A Python literal if ``text`` is one, else the text itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return {"true": True, "false": False}.get(text.lower(), text)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
