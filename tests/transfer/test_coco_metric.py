@@ -1,0 +1,141 @@
+"""COCO AP through pycocotools: hand-computed values and the traps it leaves open."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from ssl_loc.transfer.coco_metric import evaluate_coco, to_coco_results
+from ssl_loc.transfer.datasets import DetectionDataset
+from ssl_loc.transfer.metrics import evaluate, headline
+from ssl_loc.transfer.predictions import ImagePrediction, encode_masks
+from ssl_loc.utils.errors import ConfigError, DataError
+
+BOX, FAR = (10, 10, 50, 50), (100, 100, 180, 180)
+
+
+def polygon(box):
+    x0, y0, x1, y1 = box
+    return [[x0, y0, x1, y0, x1, y1, x0, y1]]
+
+
+def make_dataset(tmp_path, objects, extra=(), tags=True):
+    """objects: image id -> list of (contiguous class, box); json ids 7, 3 are neither contiguous nor sorted."""
+    category_ids = {0: 7, 1: 3}
+    annotations = []
+    for image, listed in objects.items():
+        for c, (x0, y0, x1, y1) in listed:
+            annotation = {
+                "image_id": image,
+                "category_id": category_ids[c],
+                "bbox": [x0, y0, x1 - x0, y1 - y0],
+                "segmentation": polygon((x0, y0, x1, y1)),
+            }
+            if tags:
+                annotation |= {"id": len(annotations) + 1, "iscrowd": 0, "area": float((x1 - x0) * (y1 - y0))}
+            annotations.append(annotation)
+    images = [{"id": image, "height": 200, "width": 200, "file_name": f"{image}.jpg"} for image in objects]
+    categories = [{"id": 7, "name": "a"}, {"id": 3, "name": "b"}]
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps({"images": images, "annotations": [*annotations, *extra], "categories": categories}))
+    dicts = [{"file_name": f"{image}.jpg", "image_id": image, "annotations": []} for image in objects]
+    return DetectionDataset("hand", dicts, ["a", "b"], "coco", json_file=str(path), category_ids=category_ids)
+
+
+def masks_of(boxes):
+    stack = np.zeros((len(boxes), 200, 200), dtype=np.uint8)
+    for mask, (x0, y0, x1, y1) in zip(stack, boxes, strict=True):
+        mask[y0:y1, x0:x1] = 1
+    return encode_masks(stack)
+
+
+def predict(found, with_masks=False):
+    return [
+        ImagePrediction(
+            image,
+            np.array([box for _, box, _ in listed]).reshape(-1, 4),
+            np.array([score for *_, score in listed]),
+            np.array([c for c, *_ in listed], dtype=np.int64),
+            masks_of([box for _, box, _ in listed]) if with_masks else None,
+        )
+        for image, listed in found.items()
+    ]
+
+
+def test_perfect_boxes_and_masks(tmp_path, capsys):
+    dataset = make_dataset(tmp_path, {11: [(0, BOX), (1, FAR)], 4: [(1, BOX)], 5: []})
+    found = predict({11: [(0, BOX, 0.9), (1, FAR, 0.8)], 4: [(1, BOX, 0.9)]}, with_masks=True)
+    result = evaluate(dataset, found, mask_on=True)
+    for task in ("bbox", "segm"):
+        for name in ("AP", "AP50", "AP75", "AP-a", "AP-b", "APm"):
+            assert result[f"{task}/{name}"] == pytest.approx(100)
+        # No small object in the data: pycocotools' -1 is no number and does not appear.
+        assert f"{task}/APs" not in result
+    assert list(headline(result)) == [f"{t}/{n}" for t in ("bbox", "segm") for n in ("AP", "AP50", "AP75")]
+    assert capsys.readouterr().out == ""
+
+
+def test_no_detections_are_zero_not_nan(tmp_path):
+    dataset = make_dataset(tmp_path, {1: [(0, BOX)], 2: []})
+    nothing = predict({1: [], 2: []}, with_masks=True)
+    for predictions in ([], nothing):
+        result = evaluate_coco(dataset, predictions, ("bbox", "segm"))
+        assert result["bbox/AP"] == result["segm/AP"] == result["bbox/AP-a"] == 0.0
+
+
+def test_half_found(tmp_path):
+    # One of two objects of class a found, nothing wrong: precision 1 up to recall .5 = 51 of 101 levels.
+    dataset = make_dataset(tmp_path, {1: [(0, BOX), (0, FAR)]})
+    result = evaluate_coco(dataset, predict({1: [(0, BOX, 0.9)]}))
+    assert result["bbox/AP"] == pytest.approx(100 * 51 / 101)
+    assert "bbox/AP-b" not in result
+
+
+def test_mask_results_carry_no_box(tmp_path):
+    dataset = make_dataset(tmp_path, {1: [(0, BOX)]})
+    # The box (160 x 160 px, "large") is much wider than the mask (40 x 40 px, "medium"); with the box in the
+    # result pycocotools would sort the detection by the box and the medium bin would find nothing.
+    wide = ImagePrediction(1, [[0, 0, 160, 160]], [0.9], [0], masks_of([BOX]))
+    assert to_coco_results(dataset, [wide], "segm")[0].keys() == {"image_id", "category_id", "score", "segmentation"}
+    assert to_coco_results(dataset, [wide], "bbox")[0]["category_id"] == 7
+    result = evaluate_coco(dataset, [wide], ("segm",))
+    assert result["segm/APm"] == pytest.approx(100) and "segm/APl" not in result
+
+
+def test_only_the_datasets_images_count(tmp_path):
+    dataset = make_dataset(tmp_path, {1: [(0, BOX)], 2: [(0, BOX)]})
+    dataset.dicts = dataset.dicts[:1]
+    assert evaluate_coco(dataset, predict({1: [(0, BOX, 0.9)]}))["bbox/AP"] == pytest.approx(100)
+
+
+def test_hand_made_json_without_tags(tmp_path):
+    # Without "area" the 40 x 40 object must still be "medium".
+    dataset = make_dataset(tmp_path, {1: [(0, BOX)]}, tags=False)
+    result = evaluate_coco(dataset, predict({1: [(0, BOX, 0.9)]}, with_masks=True), ("bbox", "segm"))
+    assert result["bbox/APm"] == result["segm/APm"] == pytest.approx(100)
+
+
+def test_crowd_regions_are_ignored(tmp_path):
+    crowd_mask = {"size": [200, 200], "counts": [0, 200 * 90, 200 * 110]}
+    crowd = {"id": 99, "image_id": 1, "category_id": 7, "bbox": [0, 0, 90, 200], "area": 18000.0}
+    crowd |= {"iscrowd": 1, "segmentation": crowd_mask}
+    dataset = make_dataset(tmp_path, {1: [(0, FAR)]}, extra=[crowd])
+    found = predict({1: [(0, (5, 60, 45, 100), 0.95), (0, FAR, 0.9)]})
+    assert evaluate_coco(dataset, found)["bbox/AP"] == pytest.approx(100)
+
+
+def test_errors_are_sentences(tmp_path):
+    dataset = make_dataset(tmp_path, {1: [(0, BOX)]})
+    with pytest.raises(DataError, match="does not have.*first: 12"):
+        evaluate_coco(dataset, predict({12: [(0, BOX, 0.9)]}))
+    with pytest.raises(DataError, match="has no masks"):
+        evaluate_coco(dataset, predict({1: [(0, BOX, 0.9)]}), ("segm",))
+    with pytest.raises(ConfigError, match="choose from bbox, segm"):
+        evaluate_coco(dataset, [], ("box",))
+    with pytest.raises(DataError, match="no object with a bbox"):
+        evaluate_coco(make_dataset(tmp_path, {1: []}), [])
+    voc = DetectionDataset("v", [{"image_id": "i", "file_name": "i.jpg", "annotations": [{"bbox": BOX}]}], ["a"], "voc")
+    with pytest.raises(DataError, match="object without a mask"):
+        evaluate(voc, [], mask_on=True)
