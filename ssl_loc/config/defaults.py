@@ -126,7 +126,7 @@ def _solver() -> CfgNode:
     c.WEIGHT_DECAY = 1e-4
     # Weight decay of norm layers and biases; -1 = WEIGHT_DECAY (MoCo, InstDisc), 0 in the LARS methods.
     c.WEIGHT_DECAY_NORM = -1.0
-    # Length of the run: EPOCHS passes over the data, or MAX_ITER steps where EPOCHS is 0.
+    # Length of the run: MAX_ITER steps, or, where MAX_ITER is 0, EPOCHS passes over the data.
     c.EPOCHS = 200.0
     c.MAX_ITER = 0
     # "cosine" to 0, or "step": times GAMMA at each of STEPS (fractions of the run).

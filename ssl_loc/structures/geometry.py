@@ -112,6 +112,10 @@ class GeometryBatch:
     def to(self, device: torch.device | str, non_blocking: bool = False) -> GeometryBatch:
         return GeometryBatch(*(t.to(device, non_blocking=non_blocking) for t in self._tensors()))
 
+    def rows(self, start: int, stop: int) -> GeometryBatch:
+        """Geometry of images ``start`` .. ``stop`` (exclusive)."""
+        return GeometryBatch(*(t[start:stop] for t in self._tensors()))
+
     def pin_memory(self) -> GeometryBatch:
         return GeometryBatch(*(t.pin_memory() for t in self._tensors()))
 

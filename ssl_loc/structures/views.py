@@ -73,6 +73,13 @@ class Views:
     def pin_memory(self) -> Views:
         return self._map(lambda t: t.pin_memory(), self.geometry.pin_memory())
 
+    def rows(self, start: int, stop: int) -> Views:
+        """Images ``start`` .. ``stop`` (exclusive) of the batch; the tensors are views, nothing is copied."""
+        geometry = self.geometry.rows(start, stop)
+        part = self._map(lambda t: t[start:stop], geometry)
+        part.paths = self.paths[start:stop]
+        return part
+
     def mask_at(self, view: int, size: tuple[int, int], mode: str = "area") -> Tensor:
         """Mask of ``view`` in [0, 1] at ``size`` -> float32 (N, 1, *size).
 

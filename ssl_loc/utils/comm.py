@@ -40,8 +40,9 @@ def all_gather(x: Tensor) -> Tensor:
     """Concatenate ``x`` (N, ...) over processes in rank order -> (N * world, ...). No gradient."""
     if not is_distributed():
         return x
+    x = x.contiguous()
     parts = [torch.empty_like(x) for _ in range(get_world_size())]
-    dist.all_gather(parts, x.contiguous())
+    dist.all_gather(parts, x)
     return torch.cat(parts)
 
 

@@ -7,7 +7,7 @@ The tools print them as one sentence (exit status 2); anything else is a bug of 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
@@ -34,3 +34,11 @@ def did_you_mean(name: str, known: Iterable[str], limit: int = 3) -> str:
     """Return ``"; did you mean A or B?"`` for the nearest known names, or an empty string."""
     near = difflib.get_close_matches(name, sorted(set(known)), n=limit, cutoff=0.5)
     return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def check_choice(key: str, value: str, choices: Sequence[str]) -> str:
+    """Return ``value`` if it is one of ``choices``; raise :class:`ConfigError` naming the config key and them if not."""
+    if value not in choices:
+        near = did_you_mean(str(value), choices) or ";"
+        raise ConfigError(f"{key} is '{value}'{near} choices: {', '.join(choices)}")
+    return value
