@@ -1,1 +1,5 @@
-"""datasets room."""
+"""Built-in kinds of data; importing this room registers them in the catalog."""
+
+from ssl_loc.data.datasets import coco, folder, voc
+
+__all__ = ["coco", "folder", "voc"]

@@ -1,0 +1,121 @@
+"""The only place that opens images for pretraining and evaluation.
+
+JPEG, nearly every photo there is, goes through libjpeg-turbo directly (simplejpeg where installed, else OpenCV);
+whatever is unusual goes through PIL. EXIF orientation is never applied: annotations and maps of COCO and of most
+saliency tools are in the order of the stored pixels, and image and mask must agree.
+"""
+
+from __future__ import annotations
+
+import os
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from ssl_loc.saliency.map_io import PIL_ERRORS, read_map
+from ssl_loc.utils.errors import DataError
+from ssl_loc.utils.pixels import to_uint8
+
+try:
+    import simplejpeg
+except ImportError:  # an extra ("fast"): OpenCV decodes the same files, about 1.2 times slower
+    simplejpeg = None
+
+__all__ = ["read_image", "read_map", "read_size"]
+
+_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+# Colour spaces that libjpeg-turbo converts to RGB; CMYK and YCCK need PIL.
+_TURBO_SPACES = ("YCbCr", "RGB", "Gray")
+
+
+def read_image(path: str | os.PathLike) -> np.ndarray:
+    """Decode any picture -> uint8 (H, W, 3), RGB, C-contiguous.
+
+    Grey, palette, CMYK and alpha pictures are converted (alpha is composited on black); 16-bit and float pictures are
+    rescaled linearly to 8 bit.
+
+    Raises:
+        DataError: the file is missing, cut off or no picture; the message has its path.
+    """
+    try:
+        with open(path, "rb") as stream:
+            data = stream.read()
+    except OSError as error:
+        raise DataError(f"cannot read image {path}: {error.strerror or error}") from None
+    if data[:2] == _JPEG_START:
+        image = decode_jpeg(data)
+        if image is not None:
+            return image
+    return decode_with_pil(path)
+
+
+def read_size(path: str | os.PathLike) -> tuple[int, int]:
+    """(height, width) of the stored pixels, from the file's header alone.
+
+    Raises:
+        DataError: the file is missing or no picture.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except PIL_ERRORS as error:
+        raise DataError(f"cannot read image {path}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def decode_jpeg(data: bytes) -> np.ndarray | None:
+    """Fast decoding of an ordinary, complete JPEG; None for anything that PIL should look at instead."""
+    if simplejpeg is not None:
+        try:
+            if simplejpeg.decode_jpeg_header(data)[2] not in _TURBO_SPACES:
+                return None
+            return simplejpeg.decode_jpeg(data, colorspace="RGB")
+        except ValueError:  # damaged or unusual (strict mode): PIL decides whether it can be read
+            return None
+    return decode_jpeg_with_opencv(data)
+
+
+def decode_jpeg_with_opencv(data: bytes) -> np.ndarray | None:
+    """The same through OpenCV, which fills up a cut-off file with grey, so the end marker is checked first."""
+    if data.rstrip(b"\0")[-2:] != _JPEG_END or jpeg_components(data) not in (1, 3):
+        return None
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
+    return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def jpeg_components(data: bytes) -> int:
+    """Number of colour components in a JPEG's frame header (4 = CMYK or YCCK); 0 if there is no frame header."""
+    at = 2
+    while at + 9 < len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xFF:  # fill byte
+            at += 1
+            continue
+        # Start-of-frame markers are C0..CF without the tables C4, C8, CC.
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return data[at + 9]
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return 0
+
+
+def decode_with_pil(path: str | os.PathLike) -> np.ndarray:
+    """Decode through PIL; right for every mode, slower for JPEG."""
+    try:
+        with Image.open(path) as image:
+            return _rgb_array(image)
+    except PIL_ERRORS as error:
+        raise DataError(f"cannot decode image {path}: {error}") from None
+    except DataError as error:
+        raise DataError(f"cannot decode image {path}: {error}") from None
+
+
+def _rgb_array(image: Image.Image) -> np.ndarray:
+    if image.mode.startswith("I") or image.mode == "F":
+        grey = to_uint8(np.asarray(image))
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        black = Image.new("RGBA", rgba.size, (0, 0, 0, 255))
+        image = Image.alpha_composite(black, rgba)
+    return np.array(image.convert("RGB"))
