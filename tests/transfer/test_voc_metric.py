@@ -1,4 +1,4 @@
-"""VOC AP: cases worked out by hand, a slow plain-Python evaluation, and detectron2's evaluator where it is installed."""
+"""VOC AP: cases worked out by hand, a slow plain-Python procedure, and detectron2 where it is installed."""
 
 from __future__ import annotations
 
@@ -53,7 +53,9 @@ def test_perfect_and_empty():
     perfect = predict({"i": [(0, BOX, 0.9)], "j": [(0, FAR, 0.8)]})
     for metric in (True, False):
         assert evaluate_voc(dataset, perfect, metric)["bbox/AP"] == pytest.approx(100)
-        assert evaluate_voc(dataset, [], metric) == {k: 0.0 for k in ("bbox/AP", "bbox/AP50", "bbox/AP75", "bbox/AP-a")}
+        assert evaluate_voc(dataset, [], metric) == dict.fromkeys(
+            ("bbox/AP", "bbox/AP50", "bbox/AP75", "bbox/AP-a"), 0.0
+        )
 
 
 def test_duplicate_is_wrong_even_if_another_object_would_fit():
