@@ -1,1 +1,1 @@
-"""transfer room."""
+"""Detection transfer: one recipe, verified weights, two engines."""

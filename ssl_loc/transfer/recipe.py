@@ -1,0 +1,241 @@
+"""Detection recipes: one yaml in detectron2's own key names drives every engine."""
+
+from __future__ import annotations
+
+import ast
+import copy
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yacs.config import CfgNode as _YacsNode
+
+from ssl_loc.config.node import coerce, load_chain
+from ssl_loc.transfer.schema import DETECTRON2_DEFAULTS, OPEN_KEYS, OWN_DEFAULTS, OWN_NODE
+from ssl_loc.utils.errors import ConfigError, did_you_mean
+
+ALL_DEFAULTS: dict[str, Any] = {**DETECTRON2_DEFAULTS, **OWN_DEFAULTS}
+RECIPE_VERSION = 2
+
+_FPN_BACKBONE = "build_resnet_fpn_backbone"
+_C4_BACKBONE = "build_resnet_backbone"
+
+
+class Recipe(_YacsNode):
+    """A detection recipe with attribute access (``recipe.SOLVER.BASE_LR``)."""
+
+    def flat(self) -> dict[str, Any]:
+        """Every full key with its value, e.g. {"SOLVER.BASE_LR": 0.02, ...}."""
+        return dict(_flatten(self))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested dict of plain values (tuples become lists), as written to result.json and checkpoints."""
+        nested: dict[str, Any] = {}
+        for key, value in self.flat().items():
+            *parents, last = key.split(".")
+            node = nested
+            for name in parents:
+                node = node.setdefault(name, {})
+            node[last] = _plain(value)
+        return nested
+
+    def dump_yaml(self) -> str:
+        """Yaml text that :func:`load_recipe` reads back."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, width=110)
+
+
+def default_recipe() -> Recipe:
+    """All keys at their defaults, unfrozen."""
+    return _build(ALL_DEFAULTS)
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe: defaults <- ``_BASE_`` files <- ``path`` <- ``overrides`` (KEY VALUE KEY VALUE ...); frozen.
+
+    Raises:
+        ConfigError: unknown key (with the nearest one), wrong type, missing file, or a file without ``VERSION: 2``.
+    """
+    values = copy.deepcopy(ALL_DEFAULTS)
+    version = None
+    for name, content in load_chain(path):
+        version = content.get("VERSION", version)
+        for key, value in _leaves(content):
+            _set(values, key, value, name)
+    if version != RECIPE_VERSION:
+        raise ConfigError(
+            f"VERSION in {path} is {version!r}; expected {RECIPE_VERSION}: a recipe names its version, because "
+            "detectron2 rewrites the keys of files that do not"
+        )
+    if len(overrides) % 2:
+        raise ConfigError(
+            f"the command line has {len(overrides)} override words, an odd number ({' '.join(map(str, overrides))}); "
+            "expected KEY VALUE pairs, for example SOLVER.BASE_LR 0.01"
+        )
+    for key, text in zip(overrides[0::2], overrides[1::2], strict=True):
+        _set(values, key, _literal(text), "the command line")
+    recipe = _build(values)
+    _check_values(recipe)
+    recipe.freeze()
+    return recipe
+
+
+def edited(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """A frozen copy of ``recipe`` with some full keys changed."""
+    values = recipe.flat()
+    for key, value in changes.items():
+        _set(values, key, value, "an adaptation")
+    copied = _build(values)
+    copied.freeze()
+    return copied
+
+
+def detectron2_values(recipe: Recipe) -> dict[str, Any]:
+    """Flat {full key: value} without our own node: what detectron2 may see."""
+    return {key: value for key, value in recipe.flat().items() if not key.startswith(OWN_NODE + ".")}
+
+
+def non_default_keys(recipe: Recipe) -> dict[str, Any]:
+    """Full keys whose value differs from the default (lists and tuples compare by content)."""
+    return {k: v for k, v in recipe.flat().items() if _plain(v) != _plain(ALL_DEFAULTS[k])}
+
+
+def require_honoured(recipe: Recipe, honoured: Collection[str], engine: str) -> None:
+    """Refuse every non-default key that an engine does not honour, so that a recipe never changes meaning silently."""
+    ignored = {k: v for k, v in non_default_keys(recipe).items() if k not in honoured}
+    if ignored:
+        listed = ", ".join(f"{key} {value!r}" for key, value in ignored.items())
+        raise ConfigError(
+            f"the {engine} engine does not support {listed}; leave the default "
+            f"({', '.join(repr(ALL_DEFAULTS[k]) for k in ignored)}) or use --engine detectron2"
+        )
+
+
+def architecture(recipe: Recipe) -> str:
+    """ "C4" or "FPN", from MODEL.BACKBONE.NAME."""
+    names = {_C4_BACKBONE: "C4", _FPN_BACKBONE: "FPN"}
+    name = recipe.MODEL.BACKBONE.NAME
+    if name not in names:
+        raise ConfigError(f"MODEL.BACKBONE.NAME is {name!r}; expected one of {', '.join(names)}")
+    return names[name]
+
+
+def dataset_names(value: Any) -> list[str]:
+    """DATASETS.TRAIN or .TEST as a list (one name may be given without brackets)."""
+    return [value] if isinstance(value, str) else list(value)
+
+
+def scale_to_processes(recipe: Recipe, processes: int) -> Recipe:
+    """Apply SOLVER.REFERENCE_WORLD_SIZE as detectron2 does: batch and lr times, lengths divided by the ratio."""
+    reference = recipe.SOLVER.REFERENCE_WORLD_SIZE
+    if reference in (0, processes):
+        return recipe
+    ratio, solver, period = processes / reference, recipe.SOLVER, recipe.TEST.EVAL_PERIOD
+    return edited(
+        recipe,
+        {
+            "SOLVER.IMS_PER_BATCH": int(round(solver.IMS_PER_BATCH * ratio)),
+            "SOLVER.BASE_LR": solver.BASE_LR * ratio,
+            "SOLVER.MAX_ITER": int(round(solver.MAX_ITER / ratio)),
+            "SOLVER.WARMUP_ITERS": int(round(solver.WARMUP_ITERS / ratio)),
+            "SOLVER.STEPS": tuple(int(round(step / ratio)) for step in solver.STEPS),
+            "SOLVER.CHECKPOINT_PERIOD": int(round(solver.CHECKPOINT_PERIOD / ratio)),
+            "TEST.EVAL_PERIOD": int(round(period / ratio)),
+            "SOLVER.REFERENCE_WORLD_SIZE": processes,
+        },
+    )
+
+
+def _check_values(recipe: Recipe) -> None:
+    solver = recipe.SOLVER
+    for name in ("MAX_ITER", "IMS_PER_BATCH"):
+        if solver[name] < 1:
+            raise ConfigError(f"SOLVER.{name} is {solver[name]}; expected at least 1")
+    if recipe.INPUT.FORMAT not in ("RGB", "BGR"):
+        raise ConfigError(f"INPUT.FORMAT is {recipe.INPUT.FORMAT!r}; expected RGB or BGR")
+    if recipe.MODEL.ROI_HEADS.NUM_CLASSES < 1:
+        raise ConfigError(f"MODEL.ROI_HEADS.NUM_CLASSES is {recipe.MODEL.ROI_HEADS.NUM_CLASSES}; expected at least 1")
+    architecture(recipe)
+
+
+def _build(values: Mapping[str, Any]) -> Recipe:
+    root = Recipe()
+    for key, value in values.items():
+        *parents, last = key.split(".")
+        node = root
+        for name in parents:
+            if name not in node:
+                node[name] = Recipe()
+            node = node[name]
+        # yacs would turn a free mapping into a node with fixed keys; dict.__setitem__ keeps it a mapping.
+        dict.__setitem__(node, last, copy.deepcopy(value))
+    return root
+
+
+def _flatten(node: _YacsNode, above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, _YacsNode):
+            yield from _flatten(value, f"{above}{key}.")
+        else:
+            yield above + key, value
+
+
+def _leaves(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        full = f"{above}{key}"
+        if isinstance(value, dict) and full not in OPEN_KEYS:
+            if full in ALL_DEFAULTS or not any(known.startswith(full + ".") for known in ALL_DEFAULTS):
+                yield full, value
+            else:
+                yield from _leaves(value, full + ".")
+        else:
+            yield full, value
+
+
+def _set(values: dict[str, Any], key: str, value: Any, source: str) -> None:
+    for open_key in OPEN_KEYS:
+        if key == open_key and isinstance(value, dict):
+            values[open_key] = {**values[open_key], **value}
+            return
+        if key.startswith(open_key + "."):
+            values[open_key] = {**values[open_key], key[len(open_key) + 1 :]: value}
+            return
+    if key not in ALL_DEFAULTS:
+        raise ConfigError(_unknown(key, source))
+    default = ALL_DEFAULTS[key]
+    if isinstance(value, str) and not isinstance(default, str):
+        value = _literal(value)  # detectron2's own files write tuples as "(480, 512)" and numbers as 1e-4
+    if key in ("DATASETS.TRAIN", "DATASETS.TEST") and isinstance(value, str):
+        value = (value,)
+    values[key] = coerce(default, value, key, source)
+
+
+def _unknown(key: str, source: str) -> str:
+    below = [known for known in ALL_DEFAULTS if known.startswith(key + ".")]
+    if below:
+        return f"{key} in {source} is a group of keys; expected a mapping or one of {', '.join(below[:8])}"
+    near = did_you_mean(key, ALL_DEFAULTS)
+    parent = key.rsplit(".", 1)[0]
+    known = [name for name in ALL_DEFAULTS if name.rsplit(".", 1)[0] == parent]
+    rest = f"; known there: {', '.join(known)}" if known and not near else ""
+    return (
+        f"unknown recipe key {key} in {source}{near or rest} (recipes use detectron2's key names; our own keys are "
+        f"in the node {OWN_NODE})"
+    )
+
+
+def _literal(text: Any) -> Any:
+    if not isinstance(text, str):
+        return text
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return {"true": True, "false": False}.get(text.lower(), text)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,178 @@
+"""One fine-tuning from end to end: check, choose the engine, run it, evaluate, write the result."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from ssl_loc.structures.result import Result
+from ssl_loc.transfer.build import DetectionEngine, TransferJob, Trunk, choose_engine
+from ssl_loc.transfer.recipe import Recipe, dataset_names
+from ssl_loc.transfer.trunk_check import check_trunk
+from ssl_loc.transfer.weights import describe, trunk_digest, trunk_only
+from ssl_loc.utils.comm import is_main_process
+from ssl_loc.utils.errors import ConfigError, WeightsError
+from ssl_loc.utils.file_io import file_digest, write_json, write_text
+
+logger = logging.getLogger(__name__)
+
+PROTOCOL = "detection"
+# Raised whenever the same recipe would give other numbers; numbers of two versions are not compared.
+PROTOCOL_VERSION = "1"
+RANDOM = "random"
+
+
+def run_transfer(
+    recipe: Recipe, weights: str, engine: str | None = None, eval_only: bool = False, resume: bool = False
+) -> Result | None:
+    """Fine-tune a detector from ``weights`` and evaluate it; everything goes to ``recipe.OUTPUT_DIR``.
+
+    Args:
+        weights: an exported backbone file, "random" (or "none"), or, with ``eval_only``, a detector checkpoint.
+        engine: overrides TRANSFER.ENGINE.
+
+    Returns:
+        The result (also written to result.json) on the main process, None on the others.
+    """
+    from ssl_loc.transfer.metrics import evaluate  # pulls in pycocotools
+
+    chosen = choose_engine(engine or recipe.TRANSFER.ENGINE)
+    output_dir = Path(recipe.OUTPUT_DIR)
+    if eval_only:
+        job = TransferJob(recipe, output_dir, detector=_detector_file(weights))
+    else:
+        job = TransferJob(recipe, output_dir, trunk=open_trunk(recipe, weights), resume=resume)
+    datasets = _load_test_sets(recipe)
+    if is_main_process():
+        write_text(output_dir / "recipe.yaml", recipe.dump_yaml())
+    predictions = chosen.run(job)
+    if not is_main_process():
+        return None
+    metrics: dict[str, float] = {}
+    for name, dataset in datasets.items():
+        values = evaluate(dataset, predictions[name], recipe.MODEL.MASK_ON)
+        _save_predictions(output_dir, name, predictions[name])
+        prefix = f"{name}/" if len(datasets) > 1 else ""
+        metrics.update({f"{prefix}{key}": value for key, value in values.items()})
+    result = _result(chosen, job, weights, metrics)
+    write_json(output_dir / "result.json", result.to_dict())
+    logger.info("%s", summary(result))
+    return result
+
+
+def open_trunk(recipe: Recipe, weights: str) -> Trunk:
+    """Read (or randomly initialise) the trunk, and refuse a recipe that contradicts it."""
+    if weights in (RANDOM, "none", ""):
+        trunk = random_trunk(recipe)
+    else:
+        trunk = read_trunk(weights)
+        logger.info("trunk %s (digest %s): %s", weights, trunk.digest, describe(trunk.meta))
+    check_trunk(recipe, trunk.meta, random=trunk.source == RANDOM)
+    return trunk
+
+
+def read_trunk(path: str) -> Trunk:
+    """Read an exported backbone file."""
+    from ssl_loc.checkpoint.backbone_export import load_backbone
+
+    if not Path(path).is_file():
+        raise WeightsError(
+            f"no weight file {path}; expected a backbone exported by tools/export_backbone.py, or --weights random"
+        )
+    file = load_backbone(path)
+    state = trunk_only(file.model)
+    return Trunk(state, dict(file.meta), str(path), trunk_digest(state))
+
+
+def random_trunk(recipe: Recipe) -> Trunk:
+    """A trunk from its own initialiser, in the form of an exported file, so that both take the same way."""
+    import torch
+
+    from ssl_loc.modeling.backbone import build_backbone_from_description
+
+    description = described_backbone(recipe)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(max(recipe.SEED, 0))
+        state = trunk_only(build_backbone_from_description(description).state_dict())
+    rgb = recipe.INPUT.FORMAT == "RGB"
+    meta = {
+        "backbone": description,
+        "pixel_mean": list(recipe.MODEL.PIXEL_MEAN)[:: 1 if rgb else -1],
+        "pixel_std": list(recipe.MODEL.PIXEL_STD)[:: 1 if rgb else -1],
+        "channel_order": "RGB",
+        "stride_in_1x1": False,
+        "method": RANDOM,
+    }
+    return Trunk(state, meta, RANDOM, trunk_digest(state))
+
+
+def described_backbone(recipe: Recipe) -> dict[str, Any]:
+    """TRANSFER.BACKBONE as a description; without KWARGS, the ResNet of MODEL.RESNETS.DEPTH."""
+    node = recipe.TRANSFER.BACKBONE
+    return {"name": node.NAME, "kwargs": dict(node.KWARGS) or {"depth": recipe.MODEL.RESNETS.DEPTH}}
+
+
+def summary(result: Result) -> str:
+    """The headline numbers in one line."""
+    wanted = ("AP", "AP50", "AP75")
+    numbers = [f"{k} {v:.2f}" for k, v in result.metrics.items() if k.rsplit("/", 1)[-1] in wanted]
+    return f"{result.details['engine']} from {result.weights}: {', '.join(numbers)}"
+
+
+def _load_test_sets(recipe: Recipe) -> dict[str, Any]:
+    from ssl_loc.transfer.datasets import get_detection_dataset, require_masks
+
+    names = dataset_names(recipe.DATASETS.TEST)
+    if not names:
+        raise ConfigError("DATASETS.TEST is empty; expected at least one dataset, for example ('voc_2007_test',)")
+    datasets = {name: get_detection_dataset(name) for name in names}
+    for name, dataset in datasets.items():
+        check_classes(recipe, dataset)
+        if recipe.MODEL.MASK_ON:
+            require_masks(dataset)
+        logger.info("test set %s: %d images, %d classes", name, len(dataset.dicts), len(dataset.classes))
+    return datasets
+
+
+def check_classes(recipe: Recipe, dataset: Any) -> None:
+    """The detector's classes are the dataset's."""
+    if len(dataset.classes) != recipe.MODEL.ROI_HEADS.NUM_CLASSES:
+        raise ConfigError(
+            f"MODEL.ROI_HEADS.NUM_CLASSES is {recipe.MODEL.ROI_HEADS.NUM_CLASSES} but {dataset.name} has "
+            f"{len(dataset.classes)} classes; set the key to {len(dataset.classes)}"
+        )
+
+
+def _detector_file(weights: str) -> Path:
+    if not Path(weights).is_file():
+        raise WeightsError(
+            f"no detector checkpoint {weights}; --eval-only expects the model_final.pth that a fine-tuning wrote to "
+            "its OUTPUT_DIR"
+        )
+    return Path(weights)
+
+
+def _save_predictions(output_dir: Path, name: str, predictions: list[Any]) -> None:
+    from ssl_loc.transfer.predictions import save_predictions
+
+    readable = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+    save_predictions(output_dir / "inference" / f"{readable}.json", name, predictions)
+
+
+def _result(engine: DetectionEngine, job: TransferJob, weights: str, metrics: dict[str, float]) -> Result:
+    digest = job.trunk.digest if job.trunk else file_digest(weights)
+    return Result(
+        protocol=PROTOCOL,
+        version=PROTOCOL_VERSION,
+        metrics=metrics,
+        seed=job.recipe.SEED,
+        weights=weights,
+        digest=digest,
+        details={
+            "engine": engine.name,
+            "engine_version": engine.version(),
+            "recipe": job.recipe.to_dict(),
+            "trunk": {k: v for k, v in (job.trunk.meta if job.trunk else {}).items() if k != "config"},
+        },
+    )

@@ -1,0 +1,233 @@
+"""From a torchvision-named trunk to a detector: explicit name maps and a check that nothing got lost.
+
+Loading by similar names fails silently in many ways (a prefix too many, a missing flag, a tensor of a projection head
+that happens to fit). Here every trunk tensor has exactly one destination, and :func:`verify_loaded` compares the
+values bit by bit afterwards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ssl_loc.utils.errors import WeightsError
+
+NameMap = Callable[[str, str], str]
+
+# Names in an error before it says "and N more".
+_LISTED = 8
+# Buffer that frozen norm layers do not have; it only counts batches.
+_COUNTER = "num_batches_tracked"
+_DROPPED_PREFIX = "fc."
+
+_STEM = re.compile(r"(conv1|bn1)\.(\w+)")
+_BLOCK = re.compile(r"layer([1-4])\.(\d+)\.(conv|bn)([1-3])\.(\w+)")
+_SHORTCUT = re.compile(r"layer([1-4])\.(\d+)\.downsample\.([01])\.(\w+)")
+_D2_STEM = re.compile(r"stem\.conv1\.(norm\.)?(\w+)")
+_D2_BLOCK = re.compile(r"res([2-5])\.(\d+)\.conv([1-3])\.(norm\.)?(\w+)")
+_D2_SHORTCUT = re.compile(r"res([2-5])\.(\d+)\.shortcut\.(norm\.)?(\w+)")
+
+# Parts of a detector that a trunk cannot fill and that therefore may keep their random initialisation.
+FRESH_DETECTRON2 = {
+    "C4": (
+        r"proposal_generator\.",
+        r"roi_heads\.box_predictor\.",
+        r"roi_heads\.mask_head\.",
+        r"roi_heads\.res5\.norm\.",
+    ),
+    "FPN": (
+        r"proposal_generator\.",
+        r"roi_heads\.box_predictor\.",
+        r"roi_heads\.box_head\.",
+        r"roi_heads\.mask_head\.",
+        r"backbone\.fpn_(lateral|output)",
+    ),
+}
+FRESH_TORCHVISION = {
+    "C4": (r"rpn\.", r"roi_heads\.box_predictor\.", r"roi_heads\.box_head\.norm\."),
+    "FPN": (
+        r"rpn\.",
+        r"roi_heads\.box_predictor\.",
+        r"roi_heads\.box_head\.",
+        r"roi_heads\.mask_head\.",
+        r"roi_heads\.mask_predictor\.",
+        r"fpn\.",
+    ),
+}
+
+
+def trunk_to_detectron2(key: str) -> str:
+    """Trunk name in torchvision's form ("layer1.0.bn1.weight") -> detectron2's ("res2.0.conv1.norm.weight").
+
+    Raises:
+        WeightsError: the name is not a ResNet trunk tensor.
+    """
+    if m := _STEM.fullmatch(key):
+        return f"stem.conv1.{'norm.' if m[1] == 'bn1' else ''}{m[2]}"
+    if m := _BLOCK.fullmatch(key):
+        return f"res{int(m[1]) + 1}.{m[2]}.conv{m[4]}.{'norm.' if m[3] == 'bn' else ''}{m[5]}"
+    if m := _SHORTCUT.fullmatch(key):
+        return f"res{int(m[1]) + 1}.{m[2]}.shortcut.{'norm.' if m[3] == '1' else ''}{m[4]}"
+    raise WeightsError(
+        f"'{key}' is not a tensor of a ResNet trunk; expected conv1, bn1 and layer1..layer4 in torchvision's names "
+        "(export the trunk with tools/export_backbone.py)"
+    )
+
+
+def trunk_from_detectron2(key: str) -> str:
+    """Inverse of :func:`trunk_to_detectron2`."""
+    if m := _D2_STEM.fullmatch(key):
+        return f"{'bn1' if m[1] else 'conv1'}.{m[2]}"
+    if m := _D2_BLOCK.fullmatch(key):
+        return f"layer{int(m[1]) - 1}.{m[2]}.{'bn' if m[4] else 'conv'}{m[3]}.{m[5]}"
+    if m := _D2_SHORTCUT.fullmatch(key):
+        return f"layer{int(m[1]) - 1}.{m[2]}.downsample.{'1' if m[3] else '0'}.{m[4]}"
+    raise WeightsError(f"'{key}' is not a trunk tensor in detectron2's names; expected stem.conv1 and res2..res5")
+
+
+def detectron2_key(key: str, arch: str) -> str:
+    """Name of a trunk tensor (torchvision form) inside a detectron2 detector; ``arch`` is "C4" or "FPN"."""
+    name = trunk_to_detectron2(key)
+    if _known(arch) == "FPN":
+        return f"backbone.bottom_up.{name}"
+    return f"roi_heads.{name}" if name.startswith("res5.") else f"backbone.{name}"
+
+
+def torchvision_key(key: str, arch: str) -> str:
+    """Name of a trunk tensor inside our torchvision engine's detector; the C4 head owns layer4."""
+    trunk_to_detectron2(key)  # refuses what is not a trunk tensor
+    if _known(arch) == "C4" and key.startswith("layer4."):
+        return f"roi_heads.box_head.{key}"
+    return f"trunk.{key}"
+
+
+@dataclass
+class LoadReport:
+    """What a verified load did.
+
+    Attributes:
+        loaded: trunk tensors found in the model, bit-equal.
+        dropped: trunk tensors without a place there (batch counters of frozen norm layers).
+        fresh: model tensors that stay randomly initialised (allowed ones only).
+    """
+
+    loaded: int
+    dropped: list[str] = field(default_factory=list)
+    fresh: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        fresh = sorted({name.rsplit(".", 1)[0] for name in self.fresh})
+        return (
+            f"{self.loaded} trunk tensors loaded bit-equal, {len(self.dropped)} counters dropped, "
+            f"{len(self.fresh)} tensors of {len(fresh)} new layers stay random ({shorten(fresh)})"
+        )
+
+
+def trunk_only(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The trunk tensors of a torchvision-named state dict: ``fc`` is dropped, anything else foreign is refused."""
+    trunk = {key: value for key, value in state.items() if not key.startswith(_DROPPED_PREFIX)}
+    for key in trunk:
+        trunk_to_detectron2(key)
+    if not trunk:
+        raise WeightsError("the weight file holds no trunk tensor; expected conv1, bn1, layer1..layer4")
+    return trunk
+
+
+def load_trunk(
+    model: torch.nn.Module, trunk: Mapping[str, Tensor], arch: str, names: NameMap, fresh: Mapping[str, tuple[str, ...]]
+) -> LoadReport:
+    """Copy a trunk into a detector under the exact names and verify it.
+
+    Args:
+        trunk: tensors in torchvision's names.
+        arch: "C4" or "FPN".
+        names: :func:`detectron2_key` or :func:`torchvision_key`.
+        fresh: :data:`FRESH_DETECTRON2` or :data:`FRESH_TORCHVISION`.
+    """
+    trunk = trunk_only(trunk)
+    model_state = model.state_dict()
+    placed = {names(key, arch): value for key, value in trunk.items()}
+    fitting = {k: v for k, v in placed.items() if k in model_state and model_state[k].shape == v.shape}
+    model.load_state_dict(fitting, strict=False)
+    return verify_loaded(model.state_dict(), trunk, arch, names, fresh)
+
+
+def verify_loaded(
+    model_state: Mapping[str, Tensor],
+    trunk: Mapping[str, Tensor],
+    arch: str,
+    names: NameMap = detectron2_key,
+    fresh: Mapping[str, tuple[str, ...]] = FRESH_DETECTRON2,
+) -> LoadReport:
+    """Demand that every trunk tensor sits in the model exactly once, bit-equal, and that only heads stayed random.
+
+    Raises:
+        WeightsError: listing tensors without a place, with another shape, with another value, and model tensors
+            that stayed uninitialised although they belong to the trunk.
+    """
+    problems: list[str] = []
+    dropped: list[str] = []
+    used: dict[str, str] = {}
+    for key, value in trunk.items():
+        target = names(key, arch)
+        if target in used:
+            problems.append(f"{key} and {used[target]} both go to {target}")
+        elif target not in model_state:
+            if key.endswith(_COUNTER) and names(key.replace(_COUNTER, "running_mean"), arch) in model_state:
+                dropped.append(key)
+            else:
+                problems.append(f"{key} has no place in the model (expected {target})")
+        else:
+            used[target] = key
+            problems += _compare(key, value, target, model_state[target])
+    rest = [key for key in model_state if key not in used]
+    allowed = re.compile("|".join(fresh[_known(arch)]))
+    problems += [f"{key} of the model got no weights" for key in rest if not allowed.match(key)]
+    if problems:
+        raise WeightsError(
+            f"the weights do not fit this {arch} detector, {len(problems)} problem(s): {shorten(problems, '; ')}. "
+            "Check MODEL.RESNETS.DEPTH and NORM against the trunk that was exported"
+        )
+    return LoadReport(len(used), dropped, rest)
+
+
+def trunk_digest(trunk: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes of all tensors (sorted by name), first 16 hex digits."""
+    digest = hashlib.sha256()
+    for key in sorted(trunk):
+        value = trunk[key].detach().cpu().contiguous()
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def shorten(items: list[str], separator: str = ", ") -> str:
+    """Join a list for a message, cut after a few entries with the number of the rest."""
+    more = f"{separator}and {len(items) - _LISTED} more" if len(items) > _LISTED else ""
+    return separator.join(items[:_LISTED]) + more
+
+
+def _compare(key: str, value: Tensor, target: str, found: Tensor) -> list[str]:
+    if found.shape != value.shape:
+        return [f"{key} is {tuple(value.shape)} but {target} is {tuple(found.shape)}"]
+    if not torch.equal(found.cpu(), value.cpu().to(found.dtype)):
+        return [f"{target} differs in value from {key}"]
+    return []
+
+
+def _known(arch: str) -> str:
+    if arch not in ("C4", "FPN"):
+        raise ValueError(f"architecture {arch!r} is unknown; expected 'C4' or 'FPN'")
+    return arch
+
+
+def describe(meta: Mapping[str, Any]) -> str:
+    """One line about where a trunk comes from."""
+    parts = [f"{name} {meta[name]}" for name in ("method", "dataset", "mask_source", "iteration") if meta.get(name)]
+    return ", ".join(parts) or "no provenance recorded"
