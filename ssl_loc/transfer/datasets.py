@@ -4,7 +4,7 @@ Accepted names::
 
     coco_2017_train, coco_2017_val                     under $SSL_LOC_DATASETS/coco
     voc_{2007,2012}_{train,val,trainval,test}          under $SSL_LOC_DATASETS/VOCdevkit
-    scenes_train, scenes_val                           under $SSL_LOC_DATASETS/scenes (its COCO form)
+    scenes_train, scenes_val                           under $SSL_LOC_DATASETS/scenes
     coco:DIR:SPLIT                                     DIR/annotations/instances_SPLIT.json and DIR/SPLIT/
     voc:DEVKIT:YEAR:SPLIT                              DEVKIT/VOCYEAR/{Annotations,JPEGImages,ImageSets/Main/SPLIT.txt}
     scenes:DIR:SPLIT                                   the same as coco:DIR/coco:SPLIT
@@ -13,30 +13,18 @@ Accepted names::
 from __future__ import annotations
 
 import os
-import re
 import xml.etree.ElementTree as ElementTree
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ssl_loc.utils.errors import ConfigError, DataError, did_you_mean
 
-# The twenty classes of PASCAL VOC, in the devkit's (alphabetical) order.
-VOC_CLASSES = (
-    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),
-    *("horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
-)
-# One class per line, beside Annotations/ or in the devkit's root: names and order for VOC trees with other classes.
-CLASS_FILE = "classes.txt"
-_VOC_NAME = re.compile(r"voc_(2007|2012)_(train|val|trainval|test)")
-_COCO_NAME = re.compile(r"coco_2017_(train|val)")
-_SCENES_NAME = re.compile(r"scenes_(train|val)")
-_EXAMPLES = (
-    *("coco_2017_train", "coco_2017_val", "voc_2007_trainval", "voc_2007_test", "voc_2012_trainval"),
-    *("scenes_train", "scenes_val"),
-)
+# Path forms that carry boxes, with the number of their arguments after DIR.
+_FORMS = {"coco": ("coco:DIR:SPLIT", 1), "scenes": ("scenes:DIR:SPLIT", 1), "voc": ("voc:DEVKIT:YEAR:SPLIT", 2)}
+_USAGE = ", ".join(form for form, _ in _FORMS.values())
 
 
 @dataclass
@@ -76,7 +64,24 @@ def get_detection_dataset(name: str) -> DetectionDataset:
         ConfigError: the name is unknown.
         DataError: the tree is incomplete; the sentence says what is missing where.
     """
-    return _resolve(name)(name)
+    from ssl_loc.data.catalog import DATASET_REGISTRY, ROOT_VARIABLE, dataset_root, resolve_path_form
+
+    form = resolve_path_form(name)
+    kind, colon, rest = form.partition(":")
+    if not colon:
+        known = [n for n in DATASET_REGISTRY.names() if resolve_path_form(n).partition(":")[0] in _FORMS]
+        raise ConfigError(
+            f"no detection dataset is called '{name}'{did_you_mean(name, known) or '.'} Known: {', '.join(known)}; or a path "
+            f"form: {_USAGE} (DATASETS.TRAIN, DATASETS.TEST)"
+        )
+    arguments = rest.rsplit(":", _FORMS[kind][1]) if kind in _FORMS else []
+    if not all(arguments) or len(arguments) != _FORMS.get(kind, ("", 0))[1] + 1:
+        raise ConfigError(f"dataset '{name}' is not in a form that has boxes; expected {_USAGE}, or a registered name")
+    hint = f" (${ROOT_VARIABLE} is {dataset_root().absolute()})" if form != name else ""
+    if kind == "voc":
+        return _load_voc(name, Path(arguments[0]), arguments[1], arguments[2], hint)
+    root = Path(arguments[0]) / "coco" if kind == "scenes" else Path(arguments[0])
+    return _load_coco(name, root, arguments[1], hint)
 
 
 def get_detection_datasets(names: str | Sequence[str]) -> DetectionDataset:
@@ -93,7 +98,7 @@ def get_detection_datasets(names: str | Sequence[str]) -> DetectionDataset:
             raise ConfigError(
                 f"{first.name} has {len(first.classes)} classes ({_few(first.classes)}) and {other.name} has "
                 f"{len(other.classes)} ({_few(other.classes)}); datasets trained on together need equal classes in "
-                f"equal order (a VOC tree takes them from {CLASS_FILE})"
+                f"equal order (a VOC folder names them in classes.txt)"
             )
     return DetectionDataset(
         name=" + ".join(part.name for part in parts),
@@ -115,44 +120,6 @@ def require_masks(dataset: DetectionDataset) -> None:
                     f"MODEL.MASK_ON is True, but {dataset.name} has an object without a mask (in "
                     f"{record['file_name']}); use a COCO-style dataset with segmentations, or set MODEL.MASK_ON False"
                 )
-
-
-def _resolve(name: str) -> Callable[[str], DetectionDataset]:
-    kind, _, rest = name.partition(":")
-    if not rest:
-        return _by_catalog_name(name)
-    if kind == "voc":
-        parts = rest.rsplit(":", 2)
-        if len(parts) == 3:
-            return lambda n: _load_voc(n, Path(parts[0]), parts[1], parts[2], "")
-    elif kind in ("coco", "scenes"):
-        parts = rest.rsplit(":", 1)
-        if len(parts) == 2:
-            root = Path(parts[0]) / "coco" if kind == "scenes" else Path(parts[0])
-            return lambda n: _load_coco(n, root, parts[1], "")
-    raise ConfigError(
-        f"dataset '{name}' is not in a known form; expected coco:DIR:SPLIT, voc:DEVKIT:YEAR:SPLIT, scenes:DIR:SPLIT or "
-        f"a name such as {', '.join(_EXAMPLES[:4])}"
-    )
-
-
-def _by_catalog_name(name: str) -> Callable[[str], DetectionDataset]:
-    from ssl_loc.data.catalog import dataset_root
-
-    hint = f" (from $SSL_LOC_DATASETS or ./datasets: {dataset_root()})"
-    if found := _VOC_NAME.fullmatch(name):
-        year, split = found.groups()
-        return lambda n: _load_voc(n, dataset_root() / "VOCdevkit", year, split, hint)
-    if found := _COCO_NAME.fullmatch(name):
-        split = f"{found.group(1)}2017"
-        return lambda n: _load_coco(n, dataset_root() / "coco", split, hint)
-    if found := _SCENES_NAME.fullmatch(name):
-        split = found.group(1)
-        return lambda n: _load_coco(n, dataset_root() / "scenes" / "coco", split, hint)
-    raise ConfigError(
-        f"no detection dataset is called '{name}'{did_you_mean(name, _EXAMPLES)} Known: {', '.join(_EXAMPLES)}, or a "
-        "path: coco:DIR:SPLIT, voc:DEVKIT:YEAR:SPLIT, scenes:DIR:SPLIT"
-    )
 
 
 def _load_coco(name: str, root: Path, split: str, hint: str) -> DetectionDataset:
@@ -185,38 +152,34 @@ def _load_voc(name: str, devkit: Path, year: str, split: str, hint: str) -> Dete
     lists = root / "ImageSets" / "Main"
     needed = [root / "Annotations", root / "JPEGImages", lists / f"{split}.txt"]
     _require_tree(name, needed, hint, _splits_of_voc(lists))
-    classes = voc_classes(devkit, root, split)
+    classes = voc_classes(root, split)
     dicts = load_voc_instances(str(root), split, classes)
     dataset = DetectionDataset(name=name, dicts=dicts, classes=classes, kind="voc", year=int(year), root=str(root))
     _require_images(dataset)
     return dataset
 
 
-def voc_classes(devkit: Path, root: Path, split: str) -> list[str]:
-    """Class names of a VOC tree: its classes.txt, else the twenty of PASCAL VOC, else every name found, sorted."""
-    for path in (root / CLASS_FILE, devkit / CLASS_FILE):
-        if path.is_file():
-            return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    stems = [
-        line.split()[0]
-        for line in (root / "ImageSets" / "Main" / f"{split}.txt").read_text().splitlines()
-        if line.strip()
-    ]
-    paths = [root / "Annotations" / f"{stem}.xml" for stem in stems]
+def voc_classes(root: Path, split: str) -> list[str]:
+    """Class names of a VOC folder: its classes.txt, else the twenty of PASCAL VOC, else every name found, sorted."""
+    from ssl_loc.data.datasets.voc import CLASS_FILE, VOC_CLASSES, read_split, voc_class_names
+
+    if (root / CLASS_FILE).is_file():
+        return voc_class_names(root)
+    paths = [root / "Annotations" / f"{stem}.xml" for stem in read_split(root, split)]
     if _names_in(path for path in paths if path.is_file()) <= set(VOC_CLASSES):
         return list(VOC_CLASSES)
     # All annotations, not only the split's: training and test must number the classes alike.
     return sorted(_names_in((root / "Annotations").glob("*.xml")))
 
 
-def _names_in(paths: Any) -> set[str]:
+def _names_in(paths: Iterable[Path]) -> set[str]:
     names = set()
     for path in paths:
         try:
             tree = ElementTree.parse(path)
         except ElementTree.ParseError as error:
             raise DataError(f"{path} is not valid XML: {error}") from None
-        names |= {(tag.findtext("name") or "").strip() for tag in tree.iter("object")}
+        names |= {(tag.findtext("name") or "").strip() for tag in tree.getroot().findall("object")}
     return names
 
 
