@@ -1,1 +1,6 @@
-"""head room."""
+"""Heads: pooled vector -> embedding."""
+
+from ssl_loc.modeling.head import projector  # registers
+from ssl_loc.modeling.head.build import HEAD_REGISTRY, build_head
+
+__all__ = ["HEAD_REGISTRY", "build_head", "projector"]

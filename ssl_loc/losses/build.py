@@ -1,0 +1,115 @@
+"""The sum of losses of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import Tensor, nn
+
+from ssl_loc.config import CfgNode, construct
+from ssl_loc.structures import MethodOutput, Views
+from ssl_loc.utils.errors import ConfigError, did_you_mean
+from ssl_loc.utils.registry import Registry
+
+if TYPE_CHECKING:
+    from ssl_loc.modeling.method import Method
+
+LOSS_REGISTRY = Registry("LOSS")
+LOSS_REGISTRY.__doc__ = """
+Losses by name: ``loss(views, output, method) -> (value, log)`` with ``value`` a scalar that carries gradient and
+``log`` detached numbers by name. A class derives from :class:`Loss` and names its config node, whose ``WEIGHT`` (0 = not
+built) :func:`build_losses` reads; the loss itself returns the unweighted value. It uses only public calls of the method.
+"""
+WEIGHTINGS = ("sum", "convex")
+
+
+class Loss(nn.Module):
+    """Base of registered losses.
+
+    Attributes:
+        node: name of the config node under LOSS that holds WEIGHT.
+        needs: what the loss reads beyond q, k and negatives: "mask" (saliency masks in the batch), "negatives", or levels
+            of the trunk ("res5").
+    """
+
+    node: ClassVar[str] = ""
+    needs: frozenset[str] = frozenset()
+
+    def forward(self, views: Views, output: MethodOutput, method: Method) -> tuple[Tensor, dict[str, Tensor | float]]:
+        raise NotImplementedError
+
+
+class LossSum(nn.Module):
+    """Weighted losses of one run; ``__call__`` returns ``(terms, log)``.
+
+    ``terms`` maps a loss's name to its *weighted* scalar, and their sum is what is back-propagated; ``log`` holds each
+    unweighted value as ``loss/<name>`` and the losses' own numbers.
+
+    Args:
+        losses: (name, loss, weight) triples, weights > 0.
+        weighting: "sum" keeps the weights, "convex" divides them by their sum (official CAST code: 1/4 and 3/4 at
+            lambda = 3, which also divides the effective learning rate by 4).
+    """
+
+    def __init__(self, losses: Sequence[tuple[str, Loss, float]], weighting: str = "sum") -> None:
+        super().__init__()
+        if weighting not in WEIGHTINGS:
+            raise ConfigError(
+                f"LOSS.WEIGHTING is '{weighting}'{did_you_mean(weighting, WEIGHTINGS)} Choices: {', '.join(WEIGHTINGS)}."
+            )
+        if not losses:
+            raise ConfigError("no loss has a weight above 0; give at least one of LOSS.NAMES a positive WEIGHT")
+        self.losses = nn.ModuleDict({name: loss for name, loss, _ in losses})
+        total = sum(weight for _, _, weight in losses) if weighting == "convex" else 1.0
+        self.weights = {name: weight / total for name, _, weight in losses}
+
+    def forward(
+        self, views: Views, output: MethodOutput, method: Method
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor | float]]:
+        terms: dict[str, Tensor] = {}
+        log: dict[str, Tensor | float] = {}
+        for name, loss in self.losses.items():
+            value, numbers = loss(views, output, method)
+            weight = self.weights[name]
+            # x * 1.0 would be exact too, but an untouched graph makes "switched off = base" plain to see.
+            terms[name] = value if weight == 1.0 else weight * value
+            log[f"loss/{name}"] = value.detach()
+            log.update(numbers)
+        return terms, log
+
+
+def build_losses(cfg: CfgNode) -> LossSum:
+    """Build LOSS.NAMES; a loss whose WEIGHT is 0 is not built, so it costs nothing.
+
+    Raises:
+        ConfigError: unknown or repeated name, negative weight, nothing left, or a loss that needs masks in a run without.
+    """
+    built = []
+    for name in cfg.LOSS.NAMES:
+        cls = LOSS_REGISTRY.get(name)
+        weight = float(cfg.LOSS[cls.node].WEIGHT)
+        if weight < 0:
+            raise ConfigError(f"LOSS.{cls.node}.WEIGHT is {weight}; expected a number >= 0 (0 switches {name} off)")
+        if any(name == other for other, _, _ in built):
+            raise ConfigError(f"LOSS.NAMES lists {name} twice; expected each loss once")
+        if weight == 0:
+            continue
+        loss = construct(cls, cfg)
+        _check_needs(name, loss, cfg)
+        built.append((name, loss, weight))
+    return LossSum(built, cfg.LOSS.WEIGHTING)
+
+
+def _check_needs(name: str, loss: Loss, cfg: CfgNode) -> None:
+    if "mask" in loss.needs and cfg.DATA.MASKS.SOURCE == "none":
+        raise ConfigError(
+            f"{name} needs saliency masks but DATA.MASKS.SOURCE is 'none'; set it to 'folder' with DATA.MASKS.ROOT (maps "
+            f"made by tools/make_saliency.py) or to 'ground_truth', or switch the loss off with LOSS.{loss.node}.WEIGHT 0"
+        )
+    levels = sorted(need for need in loss.needs if need.startswith("res"))
+    if cfg.MODEL.COMPILE and any(level != "res5" for level in levels):
+        raise ConfigError(
+            f"{name} differentiates through the trunk at {', '.join(levels)}, which torch.compile does not allow; set "
+            f"MODEL.COMPILE False, or take the map at res5 (LOSS.{loss.node}.LAYER res5)"
+        )

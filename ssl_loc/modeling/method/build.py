@@ -1,0 +1,23 @@
+"""Registry of methods."""
+
+from __future__ import annotations
+
+from ssl_loc.config import CfgNode, construct
+from ssl_loc.modeling.method.method import Method
+from ssl_loc.utils.registry import Registry
+
+METHOD_REGISTRY = Registry("METHOD")
+METHOD_REGISTRY.__doc__ = """
+Methods by name: a :class:`Method` subclass; ``method(views) -> MethodOutput`` with one forward per view and step, EMA and
+queue updated in ``after_step``, ``trunk()`` giving what is exported.
+"""
+
+
+def build_method(cfg: CfgNode) -> Method:
+    """The method MODEL.METHOD with freshly initialised weights (drawn from torch's global generator), on the CPU."""
+    method: Method = construct(METHOD_REGISTRY.get(cfg.MODEL.METHOD), cfg)
+    if cfg.MODEL.CHANNELS_LAST:
+        method.use_channels_last()
+    if cfg.MODEL.COMPILE:
+        method.compile_trunks()
+    return method

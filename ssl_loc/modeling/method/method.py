@@ -1,0 +1,103 @@
+"""What every method promises."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssl_loc.modeling.backbone import Backbone
+from ssl_loc.structures import MethodOutput, Views
+
+# ImageNet, RGB, 0..255 (torchvision).
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
+
+
+class Method(nn.Module):
+    """Base of registered methods. A subclass implements :meth:`forward`, :meth:`trunk`, :meth:`head`,
+    :meth:`encode_target` and :meth:`after_step`.
+
+    One optimiser step is: ``forward(views)`` (once, or once per part of an accumulated batch) -> losses -> backward ->
+    optimiser -> ``after_step(iteration)``.
+
+    Args:
+        pixel_mean, pixel_std: RGB, 0..255.
+    """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(self, pixel_mean: Sequence[float] = PIXEL_MEAN, pixel_std: Sequence[float] = PIXEL_STD) -> None:
+        super().__init__()
+        # Not in the state dict: they are settings, and travel in the meta of checkpoints.
+        self.register_buffer("pixel_mean", torch.tensor(list(pixel_mean)).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(list(pixel_std)).view(1, 3, 1, 1), persistent=False)
+        self.memory_format = torch.contiguous_format
+
+    def forward(self, views: Views) -> MethodOutput:
+        """Embed the views; one trunk forward per view."""
+        raise NotImplementedError
+
+    def trunk(self) -> Backbone:
+        """The trained trunk (query or online), the one that is exported."""
+        raise NotImplementedError
+
+    def head(self) -> nn.Module:
+        """The trained head on top of :meth:`trunk`."""
+        raise NotImplementedError
+
+    def encode_target(self, images: Tensor, normalized: bool = False, freeze_norm: bool = False) -> Tensor:
+        """Target embedding (N, D) of images (N, 3, h, w), without gradient: what a query is compared with.
+
+        ``normalized``: pixels have been through :meth:`normalize` already. ``freeze_norm``: norm layers use and keep
+        their stored statistics.
+        """
+        raise NotImplementedError
+
+    def after_step(self, iteration: int) -> None:
+        """Update what follows the trained network (EMA, queue); once after each optimiser step."""
+
+    def prepare(self, dataset_size: int) -> None:
+        """Called once before training with the number of images; warn here about settings that do not fit it."""
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Images (N, 3, h, w), uint8 or float 0..255, -> float32 with mean 0 and std 1 over ImageNet."""
+        out = (images.float() - self.pixel_mean) / self.pixel_std
+        return out.contiguous(memory_format=self.memory_format)
+
+    def embed(self, pooled: Tensor) -> Tensor:
+        """Pooled trunk vector (N, C) -> L2-normalised embedding (N, D), float32 also under autocast."""
+        return unit(self.head(), pooled)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Embedding (N, D) of images (N, 3, h, w), uint8 or float 0..255, by the trained network."""
+        trunk = self.trunk()
+        return self.embed(trunk.pooled(trunk(self.normalize(images))))
+
+    def similarity(self, q: Tensor, k: Tensor) -> Tensor:
+        """Cosine of unit embeddings (N, D), (N, D) -> (N,)."""
+        return (q * k).sum(1)
+
+    def pretrain_parameters(self) -> Iterator[nn.Parameter]:
+        """What the optimiser trains."""
+        return (p for p in self.parameters() if p.requires_grad)
+
+    def use_channels_last(self) -> None:
+        """Keep weights and images in NHWC memory from now on; values do not change."""
+        self.memory_format = torch.channels_last
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def compile_trunks(self) -> None:
+        """torch.compile every trunk in place; names in the state dict stay."""
+        for module in self.modules():
+            if isinstance(module, Backbone):
+                module.compile()
+
+
+def unit(head: nn.Module, pooled: Tensor) -> Tensor:
+    """L2-normalised output of ``head`` in float32; autocast is off because Grad-CAM differentiates through here."""
+    with torch.autocast(pooled.device.type, enabled=False):
+        return F.normalize(head(pooled.float()), dim=1)
