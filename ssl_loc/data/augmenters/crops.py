@@ -1,0 +1,179 @@
+"""Random resized crop: torchvision's distribution, drawn many at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from ssl_loc.config import CfgNode, register_config
+from ssl_loc.data.augmenters.base import Augmenter, Context
+from ssl_loc.data.augmenters.build import AUGMENTER_REGISTRY
+from ssl_loc.data.augmenters.resize import Box, check_interpolation, crop_resize_image, crop_resize_mask
+from ssl_loc.data.rng import Streams
+from ssl_loc.structures import View
+from ssl_loc.utils.errors import ConfigError
+
+# Attempts of torchvision's RandomResizedCrop (and of the official CAST code) before the centre crop is taken.
+SIZE_ATTEMPTS = 10
+# A crop has at least this many pixels per side (where the image has them): a 1-pixel strip shows nothing.
+MIN_SIDE_PX = 2
+
+
+@register_config("AUGMENT.RANDOM_RESIZED_CROP")
+def random_resized_crop_config() -> CfgNode:
+    node = CfgNode()
+    # Share of the image area that a crop takes, drawn uniformly (MoCo: .2 to 1; SimCLR and BYOL: .08 to 1).
+    node.SCALE = [0.2, 1.0]
+    # Width / height of a crop before resizing, drawn log-uniformly.
+    node.RATIO = [3 / 4, 4 / 3]
+    # "bilinear", or "bicubic" (BYOL); both antialiased.
+    node.INTERPOLATION = "bilinear"
+    # Side of the view in px; 0 takes AUGMENT.SIZE. For views of different sizes.
+    node.SIZE = 0
+    return node
+
+
+@dataclass(frozen=True)
+class CropRange:
+    """Sizes and shapes a crop may have.
+
+    Attributes:
+        scale: (low, high) share of the image area.
+        ratio: (low, high) of width / height.
+    """
+
+    scale: tuple[float, float] = (0.2, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ConfigError(
+                f"crop scale is {self.scale}; expected 0 < low <= high (AUGMENT.RANDOM_RESIZED_CROP.SCALE)"
+            )
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise ConfigError(
+                f"crop ratio is {self.ratio}; expected 0 < low <= high (AUGMENT.RANDOM_RESIZED_CROP.RATIO)"
+            )
+
+
+def draw_sizes(u: np.ndarray, height: int, width: int, limits: CropRange) -> tuple[np.ndarray, np.ndarray]:
+    """Crop widths and heights in px from uniform numbers ``u`` (K, >=2) -> two float arrays (K,) of whole numbers."""
+    (scale_low, scale_high), (ratio_low, ratio_high) = limits.scale, limits.ratio
+    area = (height * width) * (scale_low + (scale_high - scale_low) * u[:, 0])
+    # sqrt of the aspect ratio, log-uniform in [sqrt(low), sqrt(high)].
+    log_low, log_high = math.log(ratio_low) / 2, math.log(ratio_high) / 2
+    root = np.exp(log_low + (log_high - log_low) * u[:, 1])
+    side = np.sqrt(area)
+    w = np.maximum(np.rint(side * root), min(MIN_SIDE_PX, width))
+    h = np.maximum(np.rint(side / root), min(MIN_SIDE_PX, height))
+    return w, h
+
+
+def draw_proposals(
+    rng: np.random.Generator, count: int, height: int, width: int, limits: CropRange
+) -> tuple[np.ndarray, np.ndarray]:
+    """``count`` crop proposals at uniform positions -> boxes int64 (count, 4) XYXY and ``fits`` bool (count,).
+
+    Row k depends on the first 4 (k + 1) numbers of ``rng`` only, so asking for more never changes the first ones.
+    Rows that do not fit into the image are not valid boxes.
+    """
+    u = rng.random((count, 4))
+    w, h = draw_sizes(u, height, width, limits)
+    fits = (w <= width) & (h <= height)
+    boxes = np.empty((count, 4))
+    boxes[:, 0] = np.floor(u[:, 2] * (width - w + 1))
+    boxes[:, 1] = np.floor(u[:, 3] * (height - h + 1))
+    boxes[:, 2] = boxes[:, 0] + w
+    boxes[:, 3] = boxes[:, 1] + h
+    return boxes.astype(np.int64), fits
+
+
+def centre_box(height: int, width: int, ratio: tuple[float, float]) -> Box:
+    """Largest centred box whose shape is within ``ratio``: what is taken when no attempt fits (torchvision)."""
+    shape = width / height
+    w, h = width, height
+    if shape < ratio[0]:
+        h = min(max(round(width / ratio[0]), 1), height)
+    elif shape > ratio[1]:
+        w = min(max(round(height * ratio[1]), 1), width)
+    x, y = (width - w) // 2, (height - h) // 2
+    return x, y, x + w, y + h
+
+
+def crop_view(view: View, box: Box, size: int, interpolation: str, constraint_met: bool = True) -> View:
+    """Cut ``box`` (integer XYXY in the view's own frame) out of a view and resize it to a square of ``size`` px."""
+    h, w = view.image.shape[1:]
+    out = (size, size)
+    image = crop_resize_image(view.image, box, out, interpolation)
+    mask = None if view.mask is None else crop_resize_mask(view.mask, box, (h, w), out)
+    geometry = view.geometry
+    source_box: tuple[float, float, float, float] = (float(box[0]), float(box[1]), float(box[2]), float(box[3]))
+    if geometry.flip or geometry.size != geometry.source or geometry.box != (0.0, 0.0, float(w), float(h)):
+        # The view was cut or mirrored before: express the new box in the source frame.
+        corners = geometry.to_source(torch.tensor([source_box[:2], source_box[2:]], dtype=torch.float64))
+        (x1, y1), (x2, y2) = corners.min(0).values.tolist(), corners.max(0).values.tolist()
+        source_box = (x1, y1, x2, y2)
+    met = geometry.constraint_met and constraint_met
+    return replace(
+        view, image=image, mask=mask, geometry=replace(geometry, box=source_box, size=out, constraint_met=met)
+    )
+
+
+def crop_arguments(cfg: CfgNode) -> dict[str, Any]:
+    """Arguments that every crop shares, from AUGMENT.RANDOM_RESIZED_CROP."""
+    node = cfg.AUGMENT.RANDOM_RESIZED_CROP
+    return {
+        "size": node.SIZE or cfg.AUGMENT.SIZE,
+        "scale": tuple(node.SCALE),
+        "ratio": tuple(node.RATIO),
+        "interpolation": node.INTERPOLATION,
+    }
+
+
+@AUGMENTER_REGISTRY.register()
+class RandomResizedCrop(Augmenter):
+    """Crop of random area, shape and place, resized to a square (torchvision's distribution, antialiased).
+
+    Args:
+        size: side of the view in px.
+        scale: share of the image area, uniform.
+        ratio: width / height, log-uniform.
+        interpolation: "bilinear" or "bicubic".
+    """
+
+    node = "RANDOM_RESIZED_CROP"
+    stream = "crop"
+
+    def __init__(
+        self,
+        size: int = 224,
+        scale: Sequence[float] = (0.2, 1.0),
+        ratio: Sequence[float] = (3 / 4, 4 / 3),
+        interpolation: str = "bilinear",
+    ) -> None:
+        self.size = size
+        self.limits = CropRange((scale[0], scale[1]), (ratio[0], ratio[1]))
+        self.interpolation = check_interpolation(interpolation)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        return crop_arguments(cfg)
+
+    def draw(self, rng: np.random.Generator, height: int, width: int) -> Box:
+        """Draw a box in an image of ``height`` x ``width`` px."""
+        boxes, fits = draw_proposals(rng, SIZE_ATTEMPTS, height, width, self.limits)
+        first = int(fits.argmax())
+        if not fits[first]:
+            return centre_box(height, width, self.limits.ratio)
+        x1, y1, x2, y2 = boxes[first].tolist()
+        return x1, y1, x2, y2
+
+    def __call__(self, view: View, streams: Streams, context: Context) -> View:
+        height, width = view.image.shape[1:]
+        box = self.draw(streams(self.stream), height, width)
+        return crop_view(view, box, self.size, self.interpolation)
