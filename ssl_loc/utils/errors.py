@@ -37,7 +37,7 @@ def did_you_mean(name: str, known: Iterable[str], limit: int = 3) -> str:
 
 
 def check_choice(key: str, value: str, choices: Sequence[str]) -> str:
-    """Return ``value`` if it is one of ``choices``; raise :class:`ConfigError` naming the config key and them if not."""
+    """Return ``value`` if it is one of ``choices``; raise :class:`ConfigError` naming the key if not."""
     if value not in choices:
         near = did_you_mean(str(value), choices) or ";"
         raise ConfigError(f"{key} is '{value}'{near} choices: {', '.join(choices)}")
