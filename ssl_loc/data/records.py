@@ -110,7 +110,7 @@ def _squeeze(segment: Segment) -> list[bytes] | dict[str, Any]:
 
 
 def _decode(data: np.ndarray, label: int) -> Record:
-    path, key, packed_boxes, packed_segments = pickle.loads(data)
+    path, key, packed_boxes, packed_segments = pickle.loads(data.data)
     boxes = None if packed_boxes is None else np.frombuffer(packed_boxes, dtype=np.float32).reshape(-1, 4)
     segments: list[Segment] | None = None
     if packed_segments is not None:

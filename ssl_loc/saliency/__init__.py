@@ -1,1 +1,1 @@
-"""saliency room."""
+"""Saliency maps: stored ones with their manifest (estimators register here too)."""

@@ -1,0 +1,77 @@
+"""What can be known about a dataset's images before training: their sizes, from the headers."""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from tqdm import tqdm
+
+from ssl_loc.data.image_io import read_size
+from ssl_loc.data.records import RecordTable
+from ssl_loc.saliency.store import first_names
+from ssl_loc.utils import comm
+from ssl_loc.utils.errors import DataError
+
+_LOGGER = logging.getLogger(__name__)
+# A crop of one pixel has no content and no aspect ratio.
+MIN_SIDE = 2
+# Opening files waits for the disk, not for the processor.
+_THREADS = 8
+_CHUNK = 256
+# A shorter check ends before a progress bar could be read.
+_PROGRESS_FROM = 5000
+UNREADABLE = -1
+
+
+def image_sizes(records: RecordTable) -> np.ndarray:
+    """(height, width) of every image -> int32 (len(records), 2); -1 where the header cannot be read.
+
+    Each process of a distributed run opens its share and all of them return everything.
+    """
+    world, rank = comm.get_world_size(), comm.get_rank()
+    mine = [records[i].path for i in range(rank, len(records), world)]
+    sizes = np.full((len(records), 2), UNREADABLE, dtype=np.int32)
+    for r, part in enumerate(comm.all_gather_object(_read_sizes(mine))):
+        sizes[r::world] = part
+    return sizes
+
+
+def _read_sizes(paths: list[str]) -> np.ndarray:
+    sizes = np.full((len(paths), 2), UNREADABLE, dtype=np.int32)
+    quiet = len(paths) < _PROGRESS_FROM or not comm.is_main_process()
+    with ThreadPoolExecutor(_THREADS) as pool:
+        chunks = [paths[i : i + _CHUNK] for i in range(0, len(paths), _CHUNK)]
+        bar = tqdm(pool.map(_read_chunk, chunks), total=len(chunks), desc="image headers", disable=quiet)
+        for i, part in enumerate(bar):
+            sizes[i * _CHUNK : i * _CHUNK + len(part)] = part
+    return sizes
+
+
+def _read_chunk(paths: list[str]) -> list[tuple[int, int]]:
+    return [_read_size(path) for path in paths]
+
+
+def _read_size(path: str) -> tuple[int, int]:
+    try:
+        return read_size(path)
+    except DataError:
+        return UNREADABLE, UNREADABLE
+
+
+def usable_images(records: RecordTable, sizes: np.ndarray) -> np.ndarray:
+    """Positions of the images that can be trained on; those with a side below 2 px are named, counted and left out.
+
+    Unreadable headers are named too, but stay: the mapper passes over a corrupt image when it meets it, and stops when
+    there are many in a row.
+    """
+    unreadable = np.flatnonzero(sizes[:, 0] == UNREADABLE)
+    tiny = (sizes.min(axis=1) < MIN_SIDE) & (sizes[:, 0] != UNREADABLE)
+    if len(unreadable):
+        names = first_names([records[int(i)].path for i in unreadable])
+        _LOGGER.warning("%d of %d images cannot be read: %s", len(unreadable), len(records), names)
+    if tiny.any():
+        names = first_names([records[int(i)].path for i in np.flatnonzero(tiny)])
+        _LOGGER.warning("%d images with a side below %d px are left out: %s", tiny.sum(), MIN_SIDE, names)
+    return np.flatnonzero(~tiny)

@@ -1,0 +1,182 @@
+"""The manifest of a folder of saliency maps: who made them, from what, and what each one looks like.
+
+Layout: ``ROOT/manifest.json`` beside ``ROOT/<key>.png``. A map covers its whole image, at the image's size or at an
+integer fraction of it; 255 is salient.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from ssl_loc.saliency.map_io import MAP_SUFFIX, read_map
+from ssl_loc.utils.errors import DataError
+from ssl_loc.utils.file_io import read_json, write_json
+
+_LOGGER = logging.getLogger(__name__)
+MANIFEST_NAME = "manifest.json"
+FORMAT = "ssl_loc.saliency"
+FORMAT_VERSION = 1
+# A grey value above this is salient (official CAST code: > 128 of 255).
+DEFAULT_THRESHOLD = 128
+
+
+class MapEntry(NamedTuple):
+    """One map.
+
+    Attributes:
+        height, width: size in px.
+        mean: mean grey value / 255.
+        share: share of pixels above the manifest's threshold.
+        low, high: smallest and largest grey value; the map is empty at threshold t if high <= t, full if low > t.
+        bytes: size of the file, to notice maps that changed after they were listed.
+        mtime_ns: time of the file, so that listing again skips unchanged maps.
+        flags: any of "unreadable", "empty", "full" (the last two at the manifest's threshold).
+    """
+
+    height: int
+    width: int
+    mean: float
+    share: float
+    low: int
+    high: int
+    bytes: int
+    mtime_ns: int
+    flags: list[str]
+
+
+@dataclass
+class Manifest:
+    """Everything that is written down about a folder of maps.
+
+    Attributes:
+        root: the folder.
+        estimator: what made the maps, e.g. "rbd", "deep-usps", "ground_truth".
+        preset: named settings of the estimator, "" where it has none.
+        uses_labels: True if labels of any kind went into the maps (ground truth, or a network trained with them).
+        version: version of the estimator.
+        threshold: grey value above which ``share`` and ``flags`` count a pixel as salient.
+        maps: key -> entry, sorted by key.
+    """
+
+    root: str
+    estimator: str
+    preset: str
+    uses_labels: bool
+    version: str
+    threshold: int = DEFAULT_THRESHOLD
+    maps: dict[str, MapEntry] = field(default_factory=dict)
+
+    def path(self, key: str) -> Path:
+        """File of the map of ``key``."""
+        return Path(self.root) / f"{key}{MAP_SUFFIX}"
+
+    def info(self) -> dict[str, Any]:
+        """Provenance without the maps: what travels with trained weights."""
+        values = asdict(self)
+        del values["maps"], values["root"]
+        return values
+
+
+def scan_maps(root: str | os.PathLike) -> dict[str, os.stat_result]:
+    """Key -> file status of every map below ``root``, sorted by key; one walk, nothing is opened."""
+    found: dict[str, os.stat_result] = {}
+    for folder, folders, files in os.walk(os.fspath(root), followlinks=True):
+        folders.sort()
+        for name in files:
+            if name.endswith(MAP_SUFFIX) and not name.startswith("."):
+                path = os.path.join(folder, name)
+                key = os.path.relpath(path, root)[: -len(MAP_SUFFIX)].replace(os.sep, "/")
+                found[key] = os.stat(path)
+    return dict(sorted(found.items()))
+
+
+def describe_map(path: str | os.PathLike, status: os.stat_result, threshold: int) -> MapEntry:
+    """Read one map and describe it; an unreadable one is described as such."""
+    try:
+        grey = read_map(path)
+    except DataError as error:
+        _LOGGER.warning("%s", error)
+        return MapEntry(0, 0, 0.0, 0.0, 0, 0, status.st_size, status.st_mtime_ns, ["unreadable"])
+    low, high = int(grey.min()), int(grey.max())
+    flags = ["empty"] if high <= threshold else ["full"] if low > threshold else []
+    share = float(np.count_nonzero(grey > threshold) / grey.size)
+    mean = round(float(grey.mean()) / 255, 6)
+    height, width = grey.shape
+    return MapEntry(height, width, mean, round(share, 6), low, high, status.st_size, status.st_mtime_ns, flags)
+
+
+def write_manifest(
+    root: str | os.PathLike,
+    *,
+    estimator: str,
+    preset: str = "",
+    uses_labels: bool,
+    version: str = "",
+    threshold: int = DEFAULT_THRESHOLD,
+    progress: bool = False,
+) -> Manifest:
+    """Describe every ROOT/**/*.png and write ROOT/manifest.json atomically; returns the manifest.
+
+    Maps that an earlier manifest describes and whose size and time have not changed are not read again.
+
+    Raises:
+        DataError: ``root`` is no folder or holds no map.
+    """
+    files = scan_maps(root) if Path(root).is_dir() else {}
+    if not files:
+        raise DataError(f"no maps in {root}; expected PNG files ROOT/<path of the image without suffix>.png")
+    known = _known_entries(root, threshold)
+    manifest = Manifest(str(root), estimator, preset, uses_labels, version, threshold)
+    for key, status in tqdm(files.items(), desc="maps", unit="map", disable=not progress):
+        entry = known.get(key)
+        if entry is None or (entry.bytes, entry.mtime_ns) != (status.st_size, status.st_mtime_ns):
+            entry = describe_map(manifest.path(key), status, threshold)
+        manifest.maps[key] = entry
+    content = {"format": FORMAT, "format_version": FORMAT_VERSION, "count": len(files), **manifest.info()}
+    content["fields"] = list(MapEntry._fields)
+    content["maps"] = {key: list(entry) for key, entry in manifest.maps.items()}
+    write_json(Path(root) / MANIFEST_NAME, content)
+    return manifest
+
+
+def _known_entries(root: str | os.PathLike, threshold: int) -> dict[str, MapEntry]:
+    if not (Path(root) / MANIFEST_NAME).is_file():
+        return {}
+    try:
+        old = read_manifest(root)
+    except DataError as error:
+        _LOGGER.warning("the old manifest is not used: %s", error)
+        return {}
+    return old.maps if old.threshold == threshold else {}
+
+
+def read_manifest(root: str | os.PathLike) -> Manifest:
+    """Read ROOT/manifest.json.
+
+    Raises:
+        DataError: there is none (the message says how to make one) or it cannot be used.
+    """
+    path = Path(root) / MANIFEST_NAME
+    if not path.is_file():
+        raise DataError(
+            f"no saliency manifest at {path.absolute()}; expected a folder of maps <key>.png that was listed with: "
+            f"python tools/make_saliency.py --method precomputed --out {root} --estimator NAME --uses-labels yes|no"
+        )
+    content = read_json(path)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise DataError(f"{path} is no saliency manifest; list the maps again with tools/make_saliency.py")
+    if content.get("format_version") != FORMAT_VERSION or content.get("fields") != list(MapEntry._fields):
+        raise DataError(
+            f"{path} has format version {content.get('format_version')}, expected {FORMAT_VERSION}; "
+            "list the maps again with tools/make_saliency.py"
+        )
+    names = ("estimator", "preset", "uses_labels", "version", "threshold")
+    maps = {key: MapEntry(*row) for key, row in content["maps"].items()}
+    return Manifest(str(root), **{name: content[name] for name in names}, maps=maps)
