@@ -56,8 +56,8 @@ def grad_cam(activations: Tensor, weights: Tensor) -> Tensor:
 def normalize_cam(cam: Tensor, kind: str = "relu") -> Tensor:
     """Rectify and scale maps (N, h, w).
 
-    ``kind``: "relu" (CAST paper; a cosine needs no scaling), "relu_minmax" (rectified, then scaled to [0, 1] per map), or
-    "minmax_only" (what the official CAST code computes: its in-place scaling reaches the map before the ReLU, so
+    ``kind``: "relu" (CAST paper; a cosine needs no scaling), "relu_minmax" (rectified, then scaled to [0, 1] per map)
+    or "minmax_only" (what the official CAST code computes: its in-place scaling reaches the map before the ReLU, so
     nothing is rectified; the scaling is applied twice).
     """
     if kind == "relu":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @torch.no_grad()
@@ -13,7 +13,8 @@ def ema_update(target: nn.Module, source: nn.Module, momentum: float) -> None:
     Buffers are left alone: the target's norm layers keep the running statistics of their own forwards, as in the MoCo
     code. The foreach form takes a third of the time of a loop over parameters.
     """
-    targets, sources = list(target.parameters()), list(source.parameters())
+    targets: list[Tensor] = list(target.parameters())
+    sources: list[Tensor] = list(source.parameters())
     if len(targets) != len(sources):
         raise ValueError(f"EMA target has {len(targets)} parameters, its source {len(sources)}; expected equal modules")
     torch._foreach_lerp_(targets, sources, 1.0 - momentum)

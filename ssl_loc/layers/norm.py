@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ssl_loc.layers.split_bn import SplitBN
 from ssl_loc.layers.sync_bn import SyncBN
 from ssl_loc.utils.comm import is_distributed
-from ssl_loc.utils.errors import ConfigError, did_you_mean
+from ssl_loc.utils.errors import check_choice
 
 # All are BatchNorms with torch's state-dict names, so weights travel between them.
 NORMS = ("BN", "SyncBN", "SplitBN", "FrozenBN")
@@ -36,20 +36,17 @@ def make_norm(kind: str, groups: int = 8) -> Callable[[int], nn.Module]:
     Raises:
         ConfigError: ``kind`` is none of "BN", "SyncBN", "SplitBN", "FrozenBN".
     """
-    if kind == "BN":
-        return nn.BatchNorm2d
-    if kind == "SyncBN":
-        return SyncBN
+    check_choice("MODEL.NORM", kind, NORMS)
     if kind == "SplitBN":
         return partial(SplitBN, groups=groups)
-    if kind == "FrozenBN":
-        return FrozenBN
-    raise ConfigError(f"MODEL.NORM is '{kind}'{did_you_mean(kind, NORMS)} Choices: {', '.join(NORMS)}.")
+    return {"BN": nn.BatchNorm2d, "SyncBN": SyncBN, "FrozenBN": FrozenBN}[kind]
 
 
 def needs_shuffle(module: nn.Module) -> bool:
-    """True if ``module`` normalises with statistics of less than the global batch, through which a key can recognise its
-    query (MoCo paper, section 3.3): SplitBN anywhere, plain BN in several processes."""
+    """True if ``module`` normalises with statistics of less than the global batch: SplitBN, or BN in several processes.
+
+    Through such statistics a query can recognise its key without looking (MoCo paper, section 3.3).
+    """
     split = any(isinstance(m, SplitBN) and m.groups > 1 for m in module.modules())
     local = any(
         isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)) and not isinstance(m, FrozenBN) for m in module.modules()

@@ -14,8 +14,9 @@ from ssl_loc.utils.errors import ConfigError
 class SplitBN(_BatchNorm):
     """BatchNorm computed separately on ``groups`` contiguous parts of the global batch.
 
-    With 8 groups one process does what the papers' 8 GPUs did, so shuffle-BN has something to shuffle (the MoCo authors'
-    single-GPU demo). W processes hold groups / W groups each, cut at the same images: 1 process == W processes.
+    With 8 groups one process does what the papers' 8 GPUs did, so shuffle-BN has something to shuffle (as in the
+    MoCo authors' single-GPU demo). W processes hold groups / W groups each, cut at the same images: one process equals
+    W processes.
 
     Running statistics follow the mean over groups of what each group alone would have tracked. Within a process that
     mean is taken at once; across processes by :func:`average_split_statistics`, at any later time, since averaging
@@ -45,8 +46,9 @@ class SplitBN(_BatchNorm):
         world = get_world_size()
         if self.groups % world:
             raise ConfigError(
-                f"MODEL.NORM_GROUPS is {self.groups} but {world} processes run; SplitBN needs a multiple of the number of "
-                f"processes. Set MODEL.NORM_GROUPS {max(1, self.groups // world) * world}, or MODEL.NORM BN or SyncBN."
+                f"MODEL.NORM_GROUPS is {self.groups} but {world} processes run; SplitBN needs a multiple "
+                f"of the number of processes. Set MODEL.NORM_GROUPS {max(1, self.groups // world) * world}, or "
+                "MODEL.NORM BN or SyncBN."
             )
         return self.groups // world
 

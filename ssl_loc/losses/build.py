@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ssl_loc.config import CfgNode, construct
 from ssl_loc.structures import MethodOutput, Views
-from ssl_loc.utils.errors import ConfigError, did_you_mean
+from ssl_loc.utils.errors import ConfigError, check_choice
 from ssl_loc.utils.registry import Registry
 
 if TYPE_CHECKING:
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 LOSS_REGISTRY = Registry("LOSS")
 LOSS_REGISTRY.__doc__ = """
 Losses by name: ``loss(views, output, method) -> (value, log)`` with ``value`` a scalar that carries gradient and
-``log`` detached numbers by name. A class derives from :class:`Loss` and names its config node, whose ``WEIGHT`` (0 = not
-built) :func:`build_losses` reads; the loss itself returns the unweighted value. It uses only public calls of the method.
+``log`` detached numbers by name. A class derives from :class:`Loss` and names its config node, whose ``WEIGHT``
+(0 = not built) :func:`build_losses` reads; the loss itself returns the unweighted value. It uses only public calls of
+the method.
 """
 WEIGHTINGS = ("sum", "convex")
 
@@ -29,8 +30,8 @@ class Loss(nn.Module):
 
     Attributes:
         node: name of the config node under LOSS that holds WEIGHT.
-        needs: what the loss reads beyond q, k and negatives: "mask" (saliency masks in the batch), "negatives", or levels
-            of the trunk ("res5").
+        needs: what the loss reads beyond q, k and negatives: "mask" (saliency masks in the batch), "negatives", or
+            levels of the trunk ("res5").
     """
 
     node: ClassVar[str] = ""
@@ -54,10 +55,7 @@ class LossSum(nn.Module):
 
     def __init__(self, losses: Sequence[tuple[str, Loss, float]], weighting: str = "sum") -> None:
         super().__init__()
-        if weighting not in WEIGHTINGS:
-            raise ConfigError(
-                f"LOSS.WEIGHTING is '{weighting}'{did_you_mean(weighting, WEIGHTINGS)} Choices: {', '.join(WEIGHTINGS)}."
-            )
+        check_choice("LOSS.WEIGHTING", weighting, WEIGHTINGS)
         if not losses:
             raise ConfigError("no loss has a weight above 0; give at least one of LOSS.NAMES a positive WEIGHT")
         self.losses = nn.ModuleDict({name: loss for name, loss, _ in losses})
@@ -83,9 +81,9 @@ def build_losses(cfg: CfgNode) -> LossSum:
     """Build LOSS.NAMES; a loss whose WEIGHT is 0 is not built, so it costs nothing.
 
     Raises:
-        ConfigError: unknown or repeated name, negative weight, nothing left, or a loss that needs masks in a run without.
+        ConfigError: unknown or repeated name, negative weight, nothing left, or masks needed in a run without.
     """
-    built = []
+    built: list[tuple[str, Loss, float]] = []
     for name in cfg.LOSS.NAMES:
         cls = LOSS_REGISTRY.get(name)
         weight = float(cfg.LOSS[cls.node].WEIGHT)
@@ -104,8 +102,9 @@ def build_losses(cfg: CfgNode) -> LossSum:
 def _check_needs(name: str, loss: Loss, cfg: CfgNode) -> None:
     if "mask" in loss.needs and cfg.DATA.MASKS.SOURCE == "none":
         raise ConfigError(
-            f"{name} needs saliency masks but DATA.MASKS.SOURCE is 'none'; set it to 'folder' with DATA.MASKS.ROOT (maps "
-            f"made by tools/make_saliency.py) or to 'ground_truth', or switch the loss off with LOSS.{loss.node}.WEIGHT 0"
+            f"{name} needs saliency masks but DATA.MASKS.SOURCE is 'none'; set it to 'folder' with DATA.MASKS.ROOT "
+            "(maps made by tools/make_saliency.py) or to 'ground_truth', or switch the loss off with "
+            f"LOSS.{loss.node}.WEIGHT 0"
         )
     levels = sorted(need for need in loss.needs if need.startswith("res"))
     if cfg.MODEL.COMPILE and any(level != "res5" for level in levels):

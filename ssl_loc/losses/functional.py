@@ -16,7 +16,7 @@ REDUCTIONS = ("per_sample", "batch_flat")
 
 
 class InfoNCE(NamedTuple):
-    """Result of :func:`info_nce`: the mean ``loss`` and, for the log, ``positive`` (N,) and ``negative`` (N, K) similarities."""
+    """Mean ``loss`` and, detached for the log, ``positive`` (N,) and ``negative`` (N, K) similarities."""
 
     loss: Tensor
     positive: Tensor

@@ -14,7 +14,7 @@ from ssl_loc.losses.build import LOSS_REGISTRY, Loss
 from ssl_loc.losses.functional import REDUCTIONS, cosine, cosine_attention
 from ssl_loc.structures import MethodOutput, Pair, Views
 from ssl_loc.structures.views import resize_mask
-from ssl_loc.utils.errors import ConfigError, did_you_mean
+from ssl_loc.utils.errors import check_choice
 
 if TYPE_CHECKING:
     from ssl_loc.modeling.method import Method
@@ -42,14 +42,15 @@ def grad_cam_attention_config() -> CfgNode:
     node.LAYER = "res5"
     # "relu" (paper), "relu_minmax", or "minmax_only" (what the official code computes).
     node.NORM = "relu"
-    # "per_sample" (mean of 1 - cos over samples with a mask), or "batch_flat" (one cosine over the batch, official code).
+    # "per_sample" (mean of 1 - cos over samples with a mask) or "batch_flat" (one cosine over the batch; the official
+    # code does so per GPU).
     node.REDUCTION = "per_sample"
     # Mask to map size: "area" averages, "point" samples (official code; objects under 37 of 224 px can vanish).
     node.MASK_RESIZE = "area"
     # Non-salient pixels of the masked key: "mean" = 0 after normalisation (official code), "black" = 0 before it.
     node.MASK_FILL = "mean"
-    # BatchNorm of the key encoder on masked keys: "train" (batch statistics, which also enter its running ones; official
-    # code), or "eval" (stored statistics, unchanged).
+    # BatchNorm of the key encoder on masked keys: "train" (batch statistics, which also enter its running ones;
+    # official code) or "eval" (stored statistics, unchanged).
     node.MASKED_KEY_BN = "train"
     return node
 
@@ -60,12 +61,12 @@ class GradCAMAttention(Loss):
 
     G is the Grad-CAM of the query trunk for q . k_m, where k_m is the target embedding of the key view with everything
     but the salient object masked out. Gradient reaches the query encoder through the activations and through their
-    importance alpha (second order). v is 0 for an image without a mask, with an empty key mask, or whose target is empty
-    at the size of the map.
+    importance alpha (second order). v is 0 for an image without a mask, with an empty key mask, or whose target is
+    empty at the size of the map.
 
     Works on every method whose pairs carry ``pooled`` and ``maps`` and that has ``encode_target``. Arguments: see the
-    comments of LOSS.GRAD_CAM_ATTENTION. Logs "attention_cosine", "attention_skipped_rate" (v = 0) and "zero_cam_rate" (maps
-    without a positive value, of those with v = 1).
+    comments of LOSS.GRAD_CAM_ATTENTION. Logs "attention_cosine", "attention_skipped_rate" (v = 0) and
+    "zero_cam_rate" (maps without a positive value, of those with v = 1).
     """
 
     node = "GRAD_CAM_ATTENTION"
@@ -83,11 +84,7 @@ class GradCAMAttention(Loss):
         super().__init__()
         given = (supervision, layer, norm, reduction, mask_resize, mask_fill, masked_key_bn)
         for (key, choices), value in zip(CHOICES.items(), given, strict=True):
-            if value not in choices:
-                raise ConfigError(
-                    f"LOSS.GRAD_CAM_ATTENTION.{key} is '{value}'{did_you_mean(value, choices)} "
-                    f"Choices: {', '.join(choices)}."
-                )
+            check_choice(f"LOSS.GRAD_CAM_ATTENTION.{key}", value, choices)
         self.supervision, self.layer, self.norm, self.reduction = supervision, layer, norm, reduction
         self.mask_resize, self.mask_fill, self.masked_key_bn = mask_resize, mask_fill, masked_key_bn
         self.needs = frozenset({"mask", layer})
@@ -99,7 +96,7 @@ class GradCAMAttention(Loss):
 
     def forward(self, views: Views, output: MethodOutput, method: Method) -> tuple[Tensor, dict[str, Tensor | float]]:
         values, logs = zip(*(self._pair(views, pair, method) for pair in output.pairs), strict=True)
-        log = {name: torch.stack([one[name] for one in logs]).mean() for name in logs[0]}
+        log: dict[str, Tensor | float] = {name: torch.stack([one[name] for one in logs]).mean() for name in logs[0]}
         return (torch.stack(values).mean() if len(values) > 1 else values[0]), log
 
     def _pair(self, views: Views, pair: Pair, method: Method) -> tuple[Tensor, dict[str, Tensor]]:

@@ -30,9 +30,9 @@ def info_nce_config() -> CfgNode:
 class InfoNCE(Loss):
     """InfoNCE averaged over the directed pairs of a method (MoCo paper, equation 1).
 
-    Logs "pos_similarity" and "neg_similarity" (mean cosine), "pretext_accuracy" (share of queries whose positive beats all
-    K negatives: (K+1)-way, not a classification accuracy) and "chance_loss" = ln(K + 1), the loss of a network that
-    cannot tell its positive from the queue.
+    Logs "pos_similarity" and "neg_similarity" (mean cosine), "pretext_accuracy" (share of queries whose positive beats
+    all K negatives: (K+1)-way, not a classification accuracy) and "chance_loss" = ln(K + 1), the loss of a network
+    that cannot tell its positive from the queue.
     """
 
     node = "INFO_NCE"

@@ -31,5 +31,5 @@ class Backbone(nn.Module):
         return self.channels["res5"]
 
     def describe(self) -> dict[str, Any]:
-        """``{"name", "kwargs"}`` of plain values from which ``build_backbone_from_description`` makes an equal trunk."""
+        """``{"name", "kwargs"}``, plain values from which ``build_backbone_from_description`` makes an equal trunk."""
         raise NotImplementedError

@@ -12,8 +12,8 @@ from ssl_loc.utils.registry import Registry
 
 BACKBONE_REGISTRY = Registry("BACKBONE")
 BACKBONE_REGISTRY.__doc__ = """
-Trunks by name: a :class:`Backbone` subclass, called on normalised images (N, 3, h, w), returns {"res2": ..., "res5": ...}. Its
-constructor takes ``norm: channels -> layer`` and plain values; ``describe()`` returns those plain values.
+Trunks by name: a :class:`Backbone` subclass; ``trunk(normalised images (N, 3, h, w)) -> {"res2": ..., "res5": ...}``.
+Its constructor takes ``norm: channels -> layer`` and plain values; ``describe()`` returns those plain values.
 """
 
 

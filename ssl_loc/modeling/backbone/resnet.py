@@ -11,7 +11,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, conv1x1
 from ssl_loc.config import CfgNode, register_config
 from ssl_loc.modeling.backbone.backbone import Backbone
 from ssl_loc.modeling.backbone.build import BACKBONE_REGISTRY
-from ssl_loc.utils.errors import ConfigError
+from ssl_loc.utils.errors import ConfigError, check_choice
 
 # depth -> (block, blocks per stage): He et al., "Deep Residual Learning", table 1.
 DEPTHS: dict[int, tuple[str, tuple[int, int, int, int]]] = {
@@ -34,8 +34,8 @@ def resnet_config() -> CfgNode:
     node.LAYERS = []
     # "basic" or "bottleneck" instead of DEPTH's block; "" = by DEPTH.
     node.BLOCK = ""
-    # "imagenet" (7x7 stride 2 and max pooling: res2..res5 at strides 4, 8, 16, 32) or "small" (3x3 stride 2, no pooling:
-    # strides 2, 4, 8, 16; for images under about 128 px).
+    # "imagenet" (7x7 stride 2 and max pooling: res2..res5 at strides 4, 8, 16, 32) or "small" (3x3 stride 2, no
+    # pooling: strides 2, 4, 8, 16; for images under about 128 px).
     node.STEM = "imagenet"
     return node
 
@@ -115,10 +115,8 @@ def _architecture(depth: int, layers: Sequence[int], block: str, stem: str, widt
     """Block name and blocks per stage, after checking every argument."""
     if depth not in DEPTHS:
         raise ConfigError(f"MODEL.RESNET.DEPTH is {depth}; choices: {', '.join(map(str, DEPTHS))}")
-    if block and block not in BLOCKS:
-        raise ConfigError(f"MODEL.RESNET.BLOCK is '{block}'; choices: {', '.join(BLOCKS)}, or '' for that of DEPTH")
-    if stem not in STEMS:
-        raise ConfigError(f"MODEL.RESNET.STEM is '{stem}'; choices: {', '.join(STEMS)}")
+    check_choice("MODEL.RESNET.BLOCK", block, ("", *BLOCKS))
+    check_choice("MODEL.RESNET.STEM", stem, STEMS)
     if layers and (len(layers) != 4 or any(not isinstance(n, int) or n < 1 for n in layers)):
         raise ConfigError(
             f"MODEL.RESNET.LAYERS is {list(layers)}; expected four numbers >= 1, or [] for those of DEPTH"

@@ -8,8 +8,8 @@ from ssl_loc.utils.registry import Registry
 
 HEAD_REGISTRY = Registry("HEAD")
 HEAD_REGISTRY.__doc__ = """
-Heads by name: ``head(in_channels, out_channels) -> nn.Module`` that maps (N, in_channels) -> (N, out_channels). They run in
-float32 and are never compiled, since Grad-CAM differentiates through them twice.
+Heads by name: ``head(in_channels, out_channels) -> nn.Module`` that maps (N, in_channels) -> (N, out_channels). They
+run in float32 and are never compiled, since Grad-CAM differentiates through them twice.
 """
 
 

@@ -8,8 +8,8 @@ from ssl_loc.utils.registry import Registry
 
 METHOD_REGISTRY = Registry("METHOD")
 METHOD_REGISTRY.__doc__ = """
-Methods by name: a :class:`Method` subclass; ``method(views) -> MethodOutput`` with one forward per view and step, EMA and
-queue updated in ``after_step``, ``trunk()`` giving what is exported.
+Methods by name: a :class:`Method` subclass; ``method(views) -> MethodOutput`` with one forward per view and step, EMA
+and queue updated in ``after_step``, ``trunk()`` giving what is exported.
 """
 
 

@@ -163,8 +163,8 @@ class MoCo(Method):
         limit = int(dataset_size * QUEUE_SHARE)
         if self.queue.size > limit:
             logger.warning(
-                "MODEL.MOCO.K is %d, more than half of the %d training images: the queue then holds keys of a query's own "
-                "image as negatives. Suggested: MODEL.MOCO.K %d or less.",
+                "MODEL.MOCO.K is %d, more than half of the %d training images: the queue then holds keys of a query's "
+                "own image as negatives. Suggested: MODEL.MOCO.K %d or less.",
                 self.queue.size,
                 dataset_size,
                 max(1, limit),
