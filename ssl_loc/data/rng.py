@@ -42,7 +42,8 @@ class Streams:
     def __call__(self, name: str) -> np.random.Generator:
         packed = struct.pack("<4q", self.seed, self.epoch, self.index, self.view) + name.encode()
         key = np.frombuffer(blake2b(packed, digest_size=16).digest(), dtype=np.uint64)
-        return np.random.Generator(np.random.Philox(_Key(key)))
+        # numpy's stub forgets that any ISeedSequence will do.
+        return np.random.Generator(np.random.Philox(_Key(key)))  # type: ignore[arg-type]
 
     def for_view(self, view: int) -> Streams:
         """The streams of another view of the same image."""
