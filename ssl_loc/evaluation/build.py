@@ -1,0 +1,31 @@
+"""The registry of evaluation protocols."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from ssl_loc.config import CfgNode
+from ssl_loc.evaluation.data import EvalData
+from ssl_loc.evaluation.weights import Weights
+from ssl_loc.structures import Result
+from ssl_loc.utils.registry import Registry
+
+# name -> class with explicit ``__init__``, ``from_config(cls, options) -> dict`` (options: see evaluation/options.py),
+# ``options() -> CfgNode`` (its own keys with defaults) and a class attribute ``version``. An instance is called as
+# ``evaluator(weights, data) -> Result`` where ``data`` is a :class:`EvalData`. A protocol whose numbers change for the
+# same weights and data raises its version: numbers of two versions never share a column.
+EVALUATOR_REGISTRY = Registry("EVALUATOR")
+
+
+class Evaluator(Protocol):
+    """What a registered protocol looks like."""
+
+    version: str
+
+    @staticmethod
+    def options() -> CfgNode: ...
+
+    @classmethod
+    def from_config(cls, options: CfgNode) -> dict[str, Any]: ...
+
+    def __call__(self, weights: Weights, data: EvalData) -> Result: ...

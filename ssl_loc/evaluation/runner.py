@@ -1,0 +1,147 @@
+"""Runs protocols over weights and writes one json per pair and one comparison table."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import re
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from ssl_loc.config import CfgNode, construct
+from ssl_loc.evaluation.build import EVALUATOR_REGISTRY
+from ssl_loc.evaluation.data import EvalData
+from ssl_loc.evaluation.weights import Weights
+from ssl_loc.structures import Result
+from ssl_loc.utils.env import collect_env_dict
+from ssl_loc.utils.errors import ConfigError
+from ssl_loc.utils.file_io import read_json, write_json, write_text
+
+logger = logging.getLogger(__name__)
+
+COMPARISON = "comparison.csv"
+RESULTS = "results"
+
+
+def run_protocols(
+    names: Sequence[str], weights: Sequence[Weights], data: EvalData, options: CfgNode, out: str | Path
+) -> list[Result]:
+    """Every protocol on every weights; each result is written to OUT/results as soon as it is there."""
+    evaluators = [(name, construct(EVALUATOR_REGISTRY.get(name), options)) for name in names]
+    environment = collect_env_dict()
+    results = []
+    for w in weights:
+        for name, evaluator in evaluators:
+            result: Result = evaluator(w, data)
+            result.weights, result.digest = w.path, w.digest
+            result.details = {
+                "label": w.label,
+                "data": data.spec,
+                "masks": data.masks,
+                "limit": data.limit,
+                "kind": w.kind,
+                "iteration": w.meta.get("iteration"),
+                "published": published(options.PUBLISHED, w.label, name),
+                **result.details,
+                "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                "environment": environment,
+            }
+            path = result_path(out, result)
+            write_json(path, result.to_dict())
+            logger.info("wrote %s", path)
+            results.append(result)
+        w.cache.clear()
+    return results
+
+
+def published(rows: Sequence[Sequence[Any]], label: str, protocol: str) -> dict[str, Any]:
+    """The published numbers of these weights: PUBLISHED rows (label, protocol, metric, value, source)."""
+    for row in rows:
+        if len(row) != 5:
+            raise ConfigError(f"PUBLISHED has the row {list(row)}; expected [label, protocol, metric, value, source]")
+    mine = [row for row in rows if str(row[0]).lower() == label.lower() and row[1] == protocol]
+    return {metric: {"value": value, "source": source} for _, _, metric, value, source in mine}
+
+
+def result_path(out: str | Path, result: Result) -> Path:
+    """OUT/results/<protocol>_<label>_<data>.json; a second run of the same replaces the first."""
+    details = result.details
+    words = [result.protocol, details["label"], details["data"]]
+    slug = "_".join(re.sub(r"[^A-Za-z0-9.+-]+", "-", str(word)).strip("-")[-60:] for word in words)
+    return Path(out) / RESULTS / f"{slug}.json"
+
+
+def read_results(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
+    """Results from json files, or from every json in (an evaluation's) folders, sorted by name."""
+    found: list[dict[str, Any]] = []
+    for path in paths:
+        folder = Path(path)
+        files = sorted((folder / RESULTS if (folder / RESULTS).is_dir() else folder).glob("*.json"))
+        for file in files if folder.is_dir() else [folder]:
+            value = read_json(file)
+            if not isinstance(value, dict) or "protocol" not in value or "metrics" not in value:
+                raise ConfigError(f"{file} is no result of an evaluation; expected a json with protocol and metrics")
+            found.append({"details": {}, **value})
+    return found
+
+
+def comparison(results: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+    """One row per weights, one column per protocol, version, data and metric -> (columns, rows).
+
+    Numbers of two versions or two datasets never share a column; the dataset is named only where there are several.
+    """
+    datasets: dict[str, set[str]] = {}
+    for r in results:
+        datasets.setdefault(_protocol(r), set()).add(_data(r))
+    columns: dict[tuple[str, str, str], None] = {}
+    rows: dict[tuple[str, str], dict[tuple[str, str, str], Any]] = {}
+    for r in results:
+        row = rows.setdefault((r["details"].get("label", r["weights"]), r["digest"]), {})
+        for metric, value in r["metrics"].items():
+            key = (_protocol(r), _data(r), metric)
+            columns[key] = None
+            row[key] = value
+    heads = [
+        f"{protocol} {metric}" + (f" [{data}]" if len(datasets[protocol]) > 1 else "")
+        for protocol, data, metric in columns
+    ]
+    table = [[label, digest, *(row.get(key) for key in columns)] for (label, digest), row in rows.items()]
+    return ["weights", "digest", *heads], table
+
+
+def write_comparison(results: Sequence[dict[str, Any]], out: str | Path) -> Path:
+    """Write OUT/comparison.csv and return its path."""
+    columns, rows = comparison(results)
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    path = Path(out) / COMPARISON
+    write_text(path, stream.getvalue())
+    return path
+
+
+def terminal_table(results: Sequence[dict[str, Any]]) -> str:
+    """The comparison as text, one block per protocol, so that it fits a terminal."""
+    from tabulate import tabulate
+
+    blocks = []
+    for protocol in dict.fromkeys(_protocol(r) for r in results):
+        part = [r for r in results if _protocol(r) == protocol]
+        columns, rows = comparison(part)
+        heads = [c.removeprefix(f"{protocol} ") for c in columns]
+        name = f"{protocol} on {', '.join(dict.fromkeys(_data(r) for r in part))}"
+        blocks.append(f"{name}\n" + tabulate(rows, headers=heads, floatfmt=".4g", missingval="-"))
+    return "\n\n".join(blocks)
+
+
+def _protocol(result: dict[str, Any]) -> str:
+    return f"{result['protocol']} v{result['version']}"
+
+
+def _data(result: dict[str, Any]) -> str:
+    limit = result["details"].get("limit")
+    return str(result["details"].get("data", "?")) + (f" (first {limit})" if limit else "")

@@ -1,0 +1,176 @@
+"""Weights under evaluation: a run's checkpoint (whole method) or an exported backbone (trunk only)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ssl_loc.checkpoint import load_backbone, load_checkpoint, method_state
+from ssl_loc.checkpoint.checkpointer import FOLDER, run_checkpoint
+from ssl_loc.checkpoint.files import BACKBONE_FORMAT, CHECKPOINT_FORMAT, describe, read_torch_file, tensor_digest
+from ssl_loc.components import load_components, setup_cfg
+from ssl_loc.config import CfgNode
+from ssl_loc.modeling import Backbone, Method, build_backbone_from_description, build_method
+from ssl_loc.utils.errors import ConfigError, WeightsError
+
+RANDOM = "random:"
+
+
+@dataclass
+class Trunk:
+    """A frozen backbone that takes uint8 images.
+
+    Attributes:
+        backbone: module in eval mode without gradients.
+        mean, std: RGB statistics on the 0..255 scale it was trained with.
+    """
+
+    backbone: Backbone
+    mean: Tensor
+    std: Tensor
+
+    def features(self, images: Tensor) -> Tensor:
+        """Pooled features of uint8 images (N, 3, h, w) -> float32 (N, D), on the CPU."""
+        device = self.mean.device
+        with torch.no_grad():
+            x = (images.to(device).float() - self.mean) / self.std
+            return self.backbone.pooled(self.backbone(x)).float().cpu()
+
+
+@dataclass
+class Weights:
+    """One file under evaluation.
+
+    Attributes:
+        path: the file, or "random:CONFIG" for a fresh initialisation from that config.
+        label: short name for tables and pictures.
+        kind: "checkpoint" (whole method), "backbone" (exported trunk) or "random" (whole method, untrained).
+        digest: names the file's content in every result.
+        cfg: config of the run that made it, where known.
+        cache: features already computed, by what they are of (see evaluation/features.py).
+    """
+
+    path: str
+    label: str
+    kind: str
+    digest: str
+    cfg: CfgNode | None
+    meta: dict[str, Any] = field(default_factory=dict)
+    device: torch.device = torch.device("cpu")
+    state: dict[str, Tensor] = field(default_factory=dict)
+    cache: dict[Any, Any] = field(default_factory=dict)
+
+    def input_size(self, default: int = 224) -> int:
+        """Side of the views the weights were trained on, in px."""
+        return default if self.cfg is None else int(self.cfg.AUGMENT.SIZE)
+
+    def method(self) -> Method:
+        """The whole method (query and target encoders, head) in eval mode; needs a run's checkpoint."""
+        if self.cfg is None or self.kind == "backbone":
+            raise WeightsError(
+                f"{self.path} is an exported backbone, which has no head and no momentum encoder; this protocol needs "
+                "the run's checkpoint (OUTPUT_DIR/checkpoints/iter_*.pth)"
+            )
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.COMPILE = False  # a speed setting of training; not worth its minutes here
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(cfg.SEED)
+            method = build_method(cfg)
+        if self.kind == "checkpoint":
+            _load(method, self.state, self.path)
+        return method.eval().requires_grad_(False).to(self.device)
+
+    def trunk(self) -> Trunk:
+        """The query trunk alone, frozen."""
+        if self.kind != "backbone":
+            method = self.method()
+            assert self.cfg is not None  # method() has checked it
+            mean, std = self.cfg.MODEL.PIXEL_MEAN, self.cfg.MODEL.PIXEL_STD
+            return Trunk(method.trunk(), self._pixel(mean), self._pixel(std))
+        backbone = build_backbone_from_description(self.meta["backbone"])
+        _load(backbone, self.state, self.path)
+        backbone = backbone.eval().requires_grad_(False).to(self.device)
+        return Trunk(backbone, self._pixel(self.meta["pixel_mean"]), self._pixel(self.meta["pixel_std"]))
+
+    def _pixel(self, values: list[float]) -> Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=self.device).view(1, 3, 1, 1)
+
+
+def open_weights(given: str, device: str = "auto") -> Weights:
+    """Open ``FILE``, ``RUN_FOLDER`` (its last checkpoint) or ``random:CONFIG`` (an untrained network, the baseline of
+    every number); ``LABEL=`` in front names it in tables and pictures.
+    """
+    label, path = given.split("=", 1) if "=" in given and not Path(given).exists() else ("", given)
+    where = choose_device(device)
+    if path.startswith(RANDOM):
+        cfg = setup_cfg(path[len(RANDOM) :])
+        return Weights(path, label or "random", "random", f"seed{cfg.SEED}", cfg, device=where)
+    if not Path(path).exists():
+        raise WeightsError(
+            f"no file {path}; expected a run folder, its checkpoint (OUTPUT_DIR/{FOLDER}/iter_*.pth), a backbone "
+            "written by tools/export_backbone.py, or random:CONFIG"
+        )
+    file = run_checkpoint(path)
+    content = read_torch_file(file)
+    kind = content.get("format") if isinstance(content, dict) else None
+    if kind == CHECKPOINT_FORMAT:
+        return _open_checkpoint(file, label, where)
+    if kind != BACKBONE_FORMAT:
+        raise WeightsError(
+            f"{path} is {describe(content)}; expected a checkpoint of an ssl_loc run or a backbone written by "
+            "tools/export_backbone.py"
+        )
+    backbone = load_backbone(file)
+    cfg = _restore(backbone.meta["config"])
+    return Weights(
+        str(file), label or file.stem, "backbone", backbone.meta["digest"], cfg, backbone.meta, where, backbone.model
+    )
+
+
+def _open_checkpoint(file: Path, label: str, device: torch.device) -> Weights:
+    checkpoint = load_checkpoint(file)
+    state = method_state(checkpoint)
+    # OUTPUT_DIR/checkpoints/iter_X.pth: the run folder's name says more than the file's.
+    run = file.resolve().parent.parent.name if file.resolve().parent.name == FOLDER else file.stem
+    meta = {**checkpoint["meta"], "iteration": checkpoint["iteration"]}
+    cfg = _restore(checkpoint["config"])
+    return Weights(str(file), label or run, "checkpoint", tensor_digest(state), cfg, meta, device, state)
+
+
+def _restore(config: dict[str, Any]) -> CfgNode:
+    load_components()
+    return CfgNode.restore(config)
+
+
+def unique_labels(weights: list[Weights]) -> list[Weights]:
+    """Number labels that repeat, so that every row and every curve has its own name."""
+    seen: dict[str, int] = {}
+    for w in weights:
+        seen[w.label] = seen.get(w.label, 0) + 1
+        if seen[w.label] > 1:
+            w.label = f"{w.label} ({seen[w.label]})"
+    return weights
+
+
+def _load(module: nn.Module, state: dict[str, Tensor], path: str) -> None:
+    """Strict: every tensor of the file is used and none is missing."""
+    try:
+        module.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise WeightsError(f"{path} does not fit the network its own config describes: {error}") from None
+
+
+def choose_device(name: str) -> torch.device:
+    """ "auto" -> the GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name not in ("cpu", "cuda"):
+        raise ConfigError(f"DEVICE is '{name}'; expected auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("DEVICE is 'cuda' but this machine has no usable GPU; use auto or cpu")
+    return torch.device(name)

@@ -1,0 +1,81 @@
+"""Similarity Grad-CAM of several models side by side (CAST paper, Figure 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ssl_loc.evaluation.crops import CropBatch
+from ssl_loc.evaluation.data import EvalData
+from ssl_loc.evaluation.grounding import Grounding, similarity_maps
+from ssl_loc.evaluation.maps import normalize_map, upsample_map
+from ssl_loc.evaluation.weights import Weights
+from ssl_loc.utils.errors import ConfigError
+from ssl_loc.visualization.pictures import heat_overlay, masked_picture, show, to_rgb
+from ssl_loc.visualization.style import figure, look, method_colors
+
+CELL = 1.5  # inches
+
+
+@dataclass
+class CamPanel:
+    """Maps of one model for the shown crops: ``heat`` float32 (N, S, S) in [0, 1] and IoU per crop (NaN: no union)."""
+
+    label: str
+    heat: Tensor
+    iou: list[float]
+
+
+def compute_cams(
+    weights: Sequence[Weights], data: EvalData, protocol: Grounding, count: int
+) -> tuple[CropBatch, list[CamPanel]]:
+    """The first ``count`` crops of the grounding protocol, evenly spread over the data, and every model's maps."""
+    sizes = {w.label: protocol.size or w.input_size() for w in weights}
+    if len(set(sizes.values())) > 1:
+        raise ConfigError(f"the models were trained at different sizes ({sizes}); give one with --set SIZE N")
+    batch = protocol.crops(data, weights[0]).sample(count)
+    panels = []
+    for w in weights:
+        cams = similarity_maps(w.method(), batch.to(w.device), protocol.pair).cpu()
+        numbers = protocol.measure(cams, batch.query_mask[:, 0])
+        size = (int(batch.query.shape[2]), int(batch.query.shape[3]))
+        heat = upsample_map(normalize_map(cams, protocol.norm), size)
+        panels.append(CamPanel(w.label, heat, numbers["iou"].tolist()))
+    return batch, panels
+
+
+def cams_figure(batch: CropBatch, panels: Sequence[CamPanel]) -> Figure:
+    """Rows: crops. Columns: query, key, the query's mask, the masked key, then one Grad-CAM per model with its IoU."""
+    titles = ["query", "key", "query's mask", "masked key", *(p.label for p in panels)]
+    colors = method_colors([p.label for p in panels])
+    rows = len(batch.names)
+    with look():
+        fig = figure(CELL * len(titles) + 0.2, (CELL + 0.16) * rows + 0.35)
+        axes = fig.subplots(rows, len(titles), squeeze=False)
+        for r in range(rows):
+            query_mask, key_mask = batch.query_mask[r, 0], batch.key_mask[r, 0]
+            cells = [
+                to_rgb(batch.query[r]),
+                to_rgb(batch.key[r]),
+                query_mask.float().numpy(),
+                masked_picture(batch.key[r], key_mask),
+            ]
+            for ax, picture in zip(axes[r], cells, strict=False):
+                show(ax, picture)
+            for ax, panel in zip(axes[r, len(cells) :], panels, strict=True):
+                show(ax, heat_overlay(batch.query[r], panel.heat[r]))
+                _iou_tag(ax, panel.iou[r])
+        for ax, title in zip(axes[0], titles, strict=True):
+            ax.set_title(title, fontsize=9.5, fontweight="bold", color=colors.get(title, "#222222"), pad=4)
+    return fig
+
+
+def _iou_tag(ax: object, iou: float) -> None:
+    text = "IoU n/a" if iou != iou else f"IoU {iou:.2f}"
+    ax.text(  # type: ignore[attr-defined]
+        0.03, 0.03, text, transform=ax.transAxes, fontsize=7.5, color="white",  # type: ignore[attr-defined]
+        bbox={"facecolor": "black", "edgecolor": "none", "alpha": 0.65, "pad": 1.5},
+    )  # fmt: skip

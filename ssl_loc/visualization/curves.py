@@ -1,0 +1,140 @@
+"""Training curves from ``metrics.jsonl``: small panels that share the iteration axis, one colour per run."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ssl_loc.config.node import load_yaml
+from ssl_loc.utils.errors import DataError
+from ssl_loc.utils.events import METRICS_FILE, read_metrics
+from ssl_loc.visualization.style import figure, look, method_colors
+
+COLUMNS = 3
+# More steps than this are averaged in groups: a curve of 2,000 points has no more to say on 400 px.
+MAX_POINTS = 400
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel: the first pattern is drawn solid, the second dashed, the third dotted."""
+
+    title: str
+    patterns: tuple[str, ...]
+    ylabel: str = ""
+    log_scale: bool = False
+
+
+PANELS = (
+    Panel("Contrastive loss", (r"loss/InfoNCE",), "InfoNCE"),
+    Panel("Attention loss", (r"loss/GradCAM.*",), "1 - cosine, before its weight"),
+    Panel("Total loss", (r"(loss/)?total(_loss)?",), "weighted sum"),
+    Panel("Similarity to positive and negatives", (r"pos_similarity", r"neg_similarity"), "cosine"),
+    Panel("Pretext accuracy, (K+1)-way", (r"pretext_accuracy",), "share"),
+    Panel("Feature std", (r"feature_std",), "std per dimension"),
+    Panel("Queue: share of real keys", (r"queue_.*real.*|queue_fill.*|.*real_share",), "share"),
+    Panel("Attention: cosine with the mask", (r"attention_cosine",), "cosine"),
+    Panel("Zero Grad-CAM, skipped images", (r"zero_cam_rate", r"attention_skipped_rate"), "share"),
+    Panel("Crop constraint not met", (r".*unmet.*",), "share"),
+    Panel("Learning rate", (r"lr",), "lr"),
+    Panel("Speed", (r"images_per_s.*",), "images / s"),
+)
+STYLES = ("-", "--", ":")
+
+
+@dataclass
+class Run:
+    """Numbers of one run."""
+
+    label: str
+    rows: list[dict[str, Any]]
+    embed_dim: int | None
+
+    def names(self) -> set[str]:
+        return {name for row in self.rows for name in row if name != "iteration"}
+
+    def series(self, name: str) -> tuple[list[float], list[float]]:
+        """(iterations, values) of one number, averaged in groups where there are many."""
+        points = [(row["iteration"], row[name]) for row in self.rows if isinstance(row.get(name), (int, float))]
+        step = math.ceil(len(points) / MAX_POINTS)
+        groups = [points[i : i + step] for i in range(0, len(points), max(1, step))]
+        x = [g[-1][0] for g in groups]
+        return x, [sum(v for _, v in g) / len(g) for g in groups]
+
+
+def load_run(folder: str | Path, label: str = "") -> Run:
+    """Read metrics.jsonl (and the embedding size from config.yaml) of a run folder."""
+    folder = Path(folder)
+    if not (folder / METRICS_FILE).is_file():
+        raise DataError(f"no {METRICS_FILE} in {folder}; expected the OUTPUT_DIR of a run of tools/train_net.py")
+    dim = None
+    if (folder / "config.yaml").is_file():
+        dim = load_yaml(folder / "config.yaml").get("MODEL", {}).get("MOCO", {}).get("DIM")
+    return Run(label or folder.resolve().name, read_metrics(folder), dim)
+
+
+def curves_figure(runs: Sequence[Run]) -> Figure:
+    """Every panel for which a run has numbers."""
+    names = set().union(*(run.names() for run in runs))
+    shown = [(panel, found) for panel in PANELS if (found := [_first(p, names) for p in panel.patterns])[0]]
+    if not shown:
+        raise DataError(f"{', '.join(r.label for r in runs)}: {METRICS_FILE} holds none of the known numbers yet")
+    rows = math.ceil(len(shown) / COLUMNS)
+    colors = method_colors([run.label for run in runs])
+    with look():
+        fig = figure(11.0, 2.75 * rows + 0.3)
+        axes = fig.subplots(rows, COLUMNS, squeeze=False).flatten()
+        for ax, (panel, found) in zip(axes, shown, strict=False):
+            _draw(ax, panel, [n for n in found if n], runs, colors)
+        for ax in axes[len(shown) :]:
+            ax.set_visible(False)
+        handles = [axes[0].plot([], [], color=colors[run.label], label=run.label)[0] for run in runs]
+        fig.legend(handles=handles, loc="outside upper left", ncols=min(4, len(runs)))
+    return fig
+
+
+def _first(pattern: str, names: set[str]) -> str:
+    return min((n for n in names if re.fullmatch(pattern, n)), default="")
+
+
+def _draw(ax: Axes, panel: Panel, found: Sequence[str], runs: Sequence[Run], colors: dict[str, str]) -> None:
+    for run in runs:
+        for name, style in zip(found, STYLES, strict=False):
+            x, y = run.series(name)
+            marker = "o" if len(x) == 1 else None
+            ax.plot(x, y, color=colors[run.label], linestyle=style, marker=marker, markersize=4)
+    ax.set_title(panel.title, loc="left")
+    ax.set_ylabel(panel.ylabel)
+    ax.set_xlabel("iteration")
+    if len(found) > 1:
+        grey = [
+            ax.plot([], [], color="#555555", linestyle=s, label=n.replace("_", " "))[0]
+            for n, s in zip(found, STYLES, strict=False)
+        ]
+        ax.legend(handles=grey, loc="best")
+    _references(ax, panel, runs)
+
+
+def _references(ax: Axes, panel: Panel, runs: Sequence[Run]) -> None:
+    """Lines to read a curve against: chance level and collapse-free spread."""
+    levels: dict[float, str] = {}
+    if panel.title == "Contrastive loss":
+        for run in runs:
+            _, values = run.series("chance_loss")
+            if values:
+                levels[round(values[-1], 4)] = f"chance, ln(K+1) = {values[-1]:.2f}"
+    if panel.title == "Feature std":
+        for run in runs:
+            if run.embed_dim:
+                levels[run.embed_dim**-0.5] = f"1/sqrt({run.embed_dim}) = {run.embed_dim**-0.5:.3f}"
+    for level, text in levels.items():
+        ax.axhline(level, color="#555555", linewidth=1.0, linestyle=(0, (4, 3)), label=text)
+    if levels:
+        ax.legend(loc="best")

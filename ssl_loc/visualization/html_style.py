@@ -1,0 +1,46 @@
+"""The style sheet of the report: system fonts, one column, tables and wide pictures that scroll on a phone."""
+
+from __future__ import annotations
+
+CSS = """
+:root { --ink:#1d232b; --soft:#5b6673; --line:#e3e7ec; --back:#ffffff; --band:#f6f8fa; --accent:#0072b2; }
+* { box-sizing: border-box; }
+html { -webkit-text-size-adjust: 100%; scroll-behavior: smooth; }
+body { margin: 0; background: var(--back); color: var(--ink);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+main { max-width: 1040px; margin: 0 auto; padding: 28px 24px 72px; }
+header { border-bottom: 1px solid var(--line); padding-bottom: 14px; margin-bottom: 20px; }
+h1 { font-size: 1.75rem; line-height: 1.25; margin: 0 0 6px; letter-spacing: -.01em; }
+h2 { font-size: 1.25rem; line-height: 1.3; margin: 44px 0 10px; letter-spacing: -.005em; scroll-margin-top: 12px; }
+p { margin: 8px 0 12px; max-width: 74ch; }
+.soft { color: var(--soft); font-size: .925rem; }
+nav { display: flex; flex-wrap: wrap; gap: 6px 8px; margin: 0 0 8px; }
+nav a { color: var(--accent); text-decoration: none; font-size: .9rem; padding: 3px 10px; border: 1px solid var(--line);
+  border-radius: 999px; background: var(--band); }
+nav a:hover, nav a:focus { border-color: var(--accent); }
+.scroll { overflow-x: auto; -webkit-overflow-scrolling: touch; margin: 12px 0 18px; }
+table { border-collapse: collapse; font-size: .925rem; font-variant-numeric: tabular-nums; min-width: 320px; }
+caption { caption-side: bottom; text-align: left; color: var(--soft); font-size: .875rem; padding-top: 8px; }
+th, td { padding: 6px 14px 6px 10px; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
+th { font-weight: 600; white-space: nowrap; background: var(--band); }
+td.num, th.num { text-align: right; white-space: nowrap; }
+td:first-child { font-weight: 500; }
+td { overflow-wrap: anywhere; }
+td.best { font-weight: 700; color: #00694c; }
+figure { margin: 16px 0 26px; }
+figure img { display: block; max-width: 100%; height: auto; border: 1px solid var(--line); border-radius: 6px; }
+figure.wide img { min-width: 680px; }
+figcaption { color: var(--soft); font-size: .9rem; margin-top: 8px; max-width: 84ch; }
+details { margin: 8px 0 14px; border: 1px solid var(--line); border-radius: 6px; padding: 8px 12px;
+  background: var(--band); }
+summary { cursor: pointer; font-weight: 600; }
+pre { overflow-x: auto; font: .8rem/1.45 ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace;
+  margin: 8px 0 2px; }
+footer { margin-top: 56px; border-top: 1px solid var(--line); padding-top: 12px; color: var(--soft);
+  font-size: .85rem; }
+@media (max-width: 640px) {
+  main { padding: 18px 16px 56px; } body { font-size: 15px; } h1 { font-size: 1.4rem; } h2 { margin-top: 34px; }
+  th, td { padding: 5px 10px 5px 6px; }
+}
+@media print { nav { display: none; } .scroll { overflow: visible; } main { max-width: none; } }
+"""

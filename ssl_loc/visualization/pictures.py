@@ -1,0 +1,76 @@
+"""Pixels on axes: images, masks, heat maps, boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+from torch import Tensor
+
+# Share of the heat colour where the map is 1; where it is 0 a fifth of it is left, so that edges stay visible.
+HEAT_OPACITY, HEAT_FLOOR = 0.62, 0.2
+
+
+def to_rgb(image: Tensor) -> np.ndarray:
+    """uint8 (3, h, w) -> (h, w, 3) for matplotlib."""
+    return image.cpu().permute(1, 2, 0).numpy()
+
+
+def heat_overlay(image: Tensor, heat: Tensor) -> np.ndarray:
+    """Blend a map in [0, 1] (h, w) over a uint8 image (3, h, w) -> uint8 (h, w, 3); red is 1, blue is 0."""
+    values = heat.cpu().double().clamp(0, 1).numpy()
+    color = 255 * colormaps["jet"](values)[..., :3]
+    opacity = (HEAT_OPACITY * (HEAT_FLOOR + (1 - HEAT_FLOOR) * values))[..., None]
+    return np.rint((1 - opacity) * to_rgb(image) + opacity * color).astype(np.uint8)
+
+
+def masked_picture(image: Tensor, mask: Tensor) -> np.ndarray:
+    """The image where the mask (h, w) is True, mid-grey elsewhere -> uint8 (h, w, 3)."""
+    return np.where(mask.cpu().numpy()[..., None], to_rgb(image), np.uint8(127))
+
+
+def show(ax: Axes, picture: np.ndarray | None, title: str = "", color: str = "#222222") -> None:
+    """Show a picture without axes; None draws an empty cell that says so."""
+    ax.set_axis_off()
+    if picture is None:
+        ax.text(0.5, 0.5, "no mask", ha="center", va="center", color="#888888", transform=ax.transAxes)
+    elif picture.ndim == 2:
+        ax.imshow(picture, cmap="gray", vmin=0, vmax=255 if picture.dtype == np.uint8 else 1, interpolation="nearest")
+    else:
+        ax.imshow(picture, interpolation="nearest")
+    if title:
+        ax.set_title(title, fontsize=9, fontweight="normal", color=color, pad=3)
+
+
+def draw_box(ax: Axes, box: Sequence[float], color: str, label: str = "", style: str = "-", width: float = 1.8) -> None:
+    """An XYXY box in pixels, with a small label in its upper left corner."""
+    x1, y1, x2, y2 = (float(v) for v in box)
+    # Pixel i covers [i - .5, i + .5] in matplotlib's picture frame.
+    ax.add_patch(
+        Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, fill=False, edgecolor=color, linewidth=width, linestyle=style)
+    )
+    if label:
+        ax.text(
+            x1,
+            y1,
+            label,
+            fontsize=7,
+            color="white",
+            va="top",
+            ha="left",
+            clip_on=True,
+            bbox={"facecolor": color, "edgecolor": "none", "pad": 1.2, "alpha": 0.9},
+        )
+
+
+def mask_outline(ax: Axes, mask: np.ndarray, size: tuple[int, int], color: str = "#F0E442") -> None:
+    """Outline a mask (h, w; 0 = background) that covers a picture of ``size`` (H, W)."""
+    binary = mask > 0
+    if binary.all() or not binary.any():
+        return
+    rows = (np.arange(mask.shape[0]) + 0.5) * size[0] / mask.shape[0] - 0.5
+    columns = (np.arange(mask.shape[1]) + 0.5) * size[1] / mask.shape[1] - 0.5
+    ax.contour(columns, rows, binary.astype(float), levels=[0.5], colors=[color], linewidths=1.2)

@@ -1,0 +1,178 @@
+"""One self-contained HTML file: headings, text, tables and figures, readable on a wide screen and on a phone.
+
+Compose it from :class:`Section` objects::
+
+    build_report("CAST on scenes", [Section("Numbers", text="...", table=Table(["model", "IoU"], rows))], "report.html")
+
+Pictures are embedded, so the file can be mailed; it loads nothing from anywhere.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+import ssl_loc
+from ssl_loc.utils.file_io import write_text
+from ssl_loc.visualization.html_style import CSS
+from ssl_loc.visualization.style import to_data_uri, to_png
+
+
+@dataclass
+class Table:
+    """A table.
+
+    Attributes:
+        columns: headings.
+        rows: values; None is an empty cell; floats are rounded, everything else is shown as text.
+        caption: what one sees, one sentence.
+        best: column -> "max" or "min": the best number of that column is set in bold.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    caption: str = ""
+    best: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Picture:
+    """A figure with its caption. ``image`` is a matplotlib figure, PNG bytes, or the path of a PNG. ``wide`` pictures
+    keep a readable width on a phone and scroll sideways.
+    """
+
+    image: Figure | bytes | str | Path
+    caption: str = ""
+    wide: bool = False
+
+
+@dataclass
+class Section:
+    """One part of the report; everything but the heading is optional and shown in this order.
+
+    Attributes:
+        heading: also the entry in the table of contents.
+        text: paragraphs separated by empty lines; plain text.
+        tables, figures: shown one after the other.
+        folded: title -> long plain text behind a fold (configs, environments).
+    """
+
+    heading: str
+    text: str = ""
+    tables: Sequence[Table] = ()
+    figures: Sequence[Picture] = ()
+    folded: dict[str, str] = field(default_factory=dict)
+
+
+def build_report(title: str, sections: Sequence[Section], out: str | Path, subtitle: str = "") -> Path:
+    """Write the report and return its path. Sections without any content are left out."""
+    shown = [s for s in sections if s.text or s.tables or s.figures or s.folded]
+    anchors = _anchors([s.heading for s in shown])
+    links = "".join(f'<a href="#{a}">{_text(s.heading)}</a>' for a, s in zip(anchors, shown, strict=True))
+    body = "".join(_section(s, a) for s, a in zip(shown, anchors, strict=True))
+    made = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    page = (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<link rel="icon" href="data:,">\n'
+        f"<title>{_text(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n"
+        f'<header><h1>{_text(title)}</h1><div class="soft">{_text(subtitle)}</div></header>\n'
+        f'<nav aria-label="Contents">{links}</nav>\n{body}'
+        f"<footer>ssl_loc {ssl_loc.__version__}, {made}</footer>\n</main>\n</body>\n</html>\n"
+    )
+    write_text(out, page)
+    return Path(out)
+
+
+def _section(section: Section, anchor: str) -> str:
+    paragraphs = [p.strip() for p in section.text.split("\n\n") if p.strip()]
+    parts = [f"<p>{_text(p)}</p>\n" for p in paragraphs]
+    parts += [_table(t) for t in section.tables]
+    parts += [_picture(p) for p in section.figures]
+    parts += [
+        f"<details><summary>{_text(name)}</summary><pre>{_text(text)}</pre></details>\n"
+        for name, text in section.folded.items()
+    ]
+    return f'<section id="{anchor}">\n<h2>{_text(section.heading)}</h2>\n{"".join(parts)}</section>\n'
+
+
+def _table(table: Table) -> str:
+    numeric = [all(_is_number(row[i]) for row in table.rows if row[i] is not None) for i in range(len(table.columns))]
+    best = {name: _best_row(table, name, sense) for name, sense in table.best.items()}
+    caption = f"<caption>{_text(table.caption)}</caption>" if table.caption else ""
+    head = "".join(f"<th{_class(num)}>{_text(c)}</th>" for c, num in zip(table.columns, numeric, strict=True))
+    rows = []
+    for r, row in enumerate(table.rows):
+        cells = [
+            f"<td{_class(numeric[i], best.get(name) == r)}>{_text(format_value(row[i]))}</td>"
+            for i, name in enumerate(table.columns)
+        ]
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    inner = f"{caption}<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
+    return f'<div class="scroll"><table>{inner}</table></div>\n'
+
+
+def _best_row(table: Table, name: str, sense: str) -> int | None:
+    column = list(table.columns).index(name)
+    values = [(row[column], i) for i, row in enumerate(table.rows) if _is_number(row[column])]
+    if len(values) < 2:
+        return None
+    return (max if sense == "max" else min)(values, key=lambda item: item[0])[1]
+
+
+def _picture(picture: Picture) -> str:
+    image = picture.image
+    if isinstance(image, Figure):
+        image = to_png(image)
+    elif not isinstance(image, bytes):
+        image = Path(image).read_bytes()
+    caption = f"<figcaption>{_text(picture.caption)}</figcaption>" if picture.caption else ""
+    tag = f'<img alt="{_text(picture.caption or "figure")}" src="{to_data_uri(image)}">'
+    inner = f'<div class="scroll">{tag}</div>' if picture.wide else tag
+    return f"<figure{' class=wide' if picture.wide else ''}>{inner}{caption}</figure>\n"
+
+
+def format_value(value: Any) -> str:
+    """A table cell: floats with two or three decimals, None as an empty cell."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        if value != value:
+            return "n/a"
+        if abs(value) >= 10:
+            return f"{value:.2f}"
+        return f"{value:.3f}" if abs(value) >= 0.01 or value == 0 else f"{value:.3g}"
+    return str(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _class(numeric: bool, best: bool = False) -> str:
+    names = [name for name, on in (("num", numeric), ("best", best)) if on]
+    return f' class="{" ".join(names)}"' if names else ""
+
+
+def _anchors(headings: Sequence[str]) -> list[str]:
+    anchors: list[str] = []
+    for heading in headings:
+        base = re.sub(r"[^a-z0-9]+", "-", heading.lower()).strip("-") or "part"
+        name, n = base, 2
+        while name in anchors:
+            name, n = f"{base}-{n}", n + 1
+        anchors.append(name)
+    return anchors
+
+
+def _text(value: str) -> str:
+    return html.escape(str(value), quote=True)

@@ -1,0 +1,86 @@
+"""One look for every picture: fonts, colours by method, and figures as PNG bytes. No display is needed."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from ssl_loc.utils.file_io import atomic_write
+
+# Okabe and Ito's palette: told apart by colour-blind readers and in print.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#000000")
+# The three models of the CAST paper keep their colour in every picture (Figure 7: CAST is green).
+KNOWN = (("cast", "#009E73"), ("crop", "#D55E00"), ("moco", "#0072B2"), ("random", "#7F7F7F"))
+MET, UNMET, INK, PALE = "#009E73", "#D55E00", "#222222", "#D9D9D9"
+DPI = 110
+
+_RC: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.labelsize": 10,
+    "axes.edgecolor": "#888888",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "lines.linewidth": 1.8,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+}
+
+
+@contextmanager
+def look() -> Iterator[None]:
+    """Draw inside this block in the project's look; the caller's own matplotlib settings are left alone."""
+    with matplotlib.rc_context(_RC):
+        yield
+
+
+def method_colors(labels: Sequence[str]) -> dict[str, str]:
+    """A colour per label: the known methods have theirs, the others take what is left of the palette, in order."""
+    colors: dict[str, str] = {}
+    for label in labels:
+        wanted = next((color for word, color in KNOWN if word in label.lower()), None)
+        free = [c for c in PALETTE if c not in colors.values()]
+        if wanted is None or wanted in colors.values():
+            known = {color for _, color in KNOWN}
+            wanted = next((c for c in free if c not in known), free[0] if free else PALETTE[len(colors) % len(PALETTE)])
+        colors[label] = wanted
+    return colors
+
+
+def figure(width: float, height: float, **kwargs: Any) -> Figure:
+    """An empty figure (inches) with constrained layout, bound to no window."""
+    return Figure(figsize=(width, height), dpi=DPI, layout="constrained", **kwargs)
+
+
+def to_png(fig: Figure) -> bytes:
+    """The figure as PNG bytes."""
+    stream = io.BytesIO()
+    fig.savefig(stream, format="png", dpi=DPI)
+    return stream.getvalue()
+
+
+def to_data_uri(png: bytes) -> str:
+    """PNG bytes as an address that an ``<img>`` shows without any other file."""
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def save(fig: Figure, path: str | Path) -> Path:
+    """Write the figure as PNG and return the path."""
+    with atomic_write(path) as stream:
+        stream.write(to_png(fig))
+    return Path(path)
