@@ -1,0 +1,160 @@
+"""Datasets, batches and mapping for the detectron2 engine: its own transforms, our order of images."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import (
+    DatasetCatalog,
+    DatasetMapper,
+    MetadataCatalog,
+    build_detection_test_loader,
+)
+from detectron2.data.detection_utils import SizeMismatchError
+from detectron2.structures import BoxMode
+from torch.utils.data import DataLoader, Dataset
+
+from ssl_loc.transfer.datasets import DetectionDataset
+from ssl_loc.transfer.sampling import Slot, TrainingBatches, without_empty
+from ssl_loc.utils import comm
+from ssl_loc.utils.errors import ConfigError, DataError
+
+logger = logging.getLogger(__name__)
+
+_BOX_MODES = {"XYXY": BoxMode.XYXY_ABS}
+
+
+def catalog_name(names: Sequence[str]) -> str:
+    """The name in detectron2's catalogs of some of our datasets taken together."""
+    return "ssl_loc/" + "+".join(names)
+
+
+def register(dataset: DetectionDataset, name: str) -> None:
+    """Make a dataset known to detectron2's catalogs (its tools look there). Registering again replaces it."""
+    if name in DatasetCatalog.list():
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    DatasetCatalog.register(name, lambda: to_detectron2_dicts(dataset))
+    MetadataCatalog.get(name).set(thing_classes=list(dataset.classes), evaluator_type=dataset.kind)
+
+
+def to_detectron2_dicts(dataset: DetectionDataset) -> list[dict[str, Any]]:
+    """The dataset's records with detectron2's box mode."""
+    rows = []
+    for record in dataset.dicts:
+        annotations = [{**a, "bbox_mode": _BOX_MODES[a["bbox_mode"]]} for a in record["annotations"]]
+        rows.append({**record, "annotations": annotations})
+    return rows
+
+
+class TrainingImages(Dataset):
+    """``images[slot]`` -> detectron2's input dict; augmentation is drawn from (seed, slot) only."""
+
+    def __init__(self, rows: list[dict[str, Any]], cfg: CfgNode, seed: int) -> None:
+        self._rows = rows
+        self._mapper = DatasetMapper(cfg, is_train=True)
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, slot: Slot) -> dict[str, Any]:
+        # detectron2 draws its augmentations from numpy's global generator.
+        before = np.random.get_state()
+        np.random.seed(slot.generator_state(self._seed))
+        try:
+            return self._mapper(copy.deepcopy(self._rows[slot.index]))
+        except (OSError, SizeMismatchError) as error:
+            raise _bad_image(self._rows[slot.index], error) from None
+        finally:
+            np.random.set_state(before)
+
+
+class TestMapper:
+    """Reads a test image; a broken one is named."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        self._mapper = DatasetMapper(cfg, is_train=False)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return self._mapper(row)
+        except (OSError, SizeMismatchError) as error:
+            raise _bad_image(row, error) from None
+
+
+class TrainingLoader:
+    """Endless batches of this process; remembers the files of the last batch for error messages.
+
+    Args:
+        cfg: detectron2 config.
+        dataset: training set.
+        seed: of order and augmentation.
+        workers: loader processes; None takes DATALOADER.NUM_WORKERS.
+    """
+
+    def __init__(self, cfg: CfgNode, dataset: DetectionDataset, seed: int, workers: int | None = None) -> None:
+        self._rows = _training_rows(cfg, dataset)
+        self._images = TrainingImages(self._rows, cfg, seed)
+        self._batch_size = _per_process(cfg.SOLVER.IMS_PER_BATCH)
+        self._grouping = cfg.DATALOADER.ASPECT_RATIO_GROUPING
+        self._workers = cfg.DATALOADER.NUM_WORKERS if workers is None else workers
+        self._seed = seed
+        self.start_iteration = 0
+        self.last_files: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Any:
+        batches = TrainingBatches(
+            [(row["height"], row["width"]) for row in self._rows],
+            self._batch_size,
+            self._seed,
+            comm.get_rank(),
+            comm.get_world_size(),
+            self._grouping,
+            self.start_iteration,
+        )
+        for batch in DataLoader(self._images, batch_sampler=batches, num_workers=self._workers, collate_fn=list):
+            self.last_files = [row["file_name"] for row in batch]
+            yield batch
+
+
+def test_loader(cfg: CfgNode, dataset: DetectionDataset) -> Any:
+    """One image at a time, this process's share of the test set."""
+    rows = [{k: v for k, v in row.items() if k != "annotations"} for row in dataset.dicts]
+    return build_detection_test_loader(rows, mapper=TestMapper(cfg), num_workers=cfg.DATALOADER.NUM_WORKERS)
+
+
+def _training_rows(cfg: CfgNode, dataset: DetectionDataset) -> list[dict[str, Any]]:
+    rows = to_detectron2_dicts(dataset)
+    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+        rows = without_empty(rows)
+    if not rows:
+        raise DataError(f"{dataset.name} has no image with an object; nothing to train on")
+    if cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon":
+        for row in rows:
+            if any(isinstance(a.get("segmentation"), dict) and not a.get("iscrowd", 0) for a in row["annotations"]):
+                raise ConfigError(
+                    f"INPUT.MASK_FORMAT is 'polygon' but {dataset.name} has run-length masks (in {row['file_name']}); "
+                    "set INPUT.MASK_FORMAT bitmask"
+                )
+    logger.info("training set %s: %d of %d images have objects", dataset.name, len(rows), len(dataset.dicts))
+    return rows
+
+
+def _per_process(total: int) -> int:
+    world = comm.get_world_size()
+    if total % world:
+        raise ConfigError(f"SOLVER.IMS_PER_BATCH is {total}, which {world} processes cannot share equally")
+    return total // world
+
+
+def _bad_image(row: dict[str, Any], error: Exception) -> DataError:
+    return DataError(f"image {row['file_name']} cannot be used: {' '.join(str(error).split())}")

@@ -1,0 +1,184 @@
+"""One job on detectron2: config, model, training, predictions."""
+
+from __future__ import annotations
+
+import logging
+import os
+import weakref
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from detectron2.config import CfgNode
+from detectron2.engine import AMPTrainer, SimpleTrainer, hooks
+from detectron2.solver import build_lr_scheduler, build_optimizer
+from detectron2.utils import comm as detectron2_comm
+from fvcore.nn.precise_bn import get_bn_modules
+from torch import nn
+
+from ssl_loc.transfer.build import TransferJob
+from ssl_loc.transfer.datasets import DetectionDataset, get_detection_dataset, get_detection_datasets, require_masks
+from ssl_loc.transfer.detectron2_engine.config import adapt_cfg_to_host, to_detectron2
+from ssl_loc.transfer.detectron2_engine.data import TrainingLoader, catalog_name, register
+from ssl_loc.transfer.detectron2_engine.hooks import AverageBuffers, Log, PreciseBN, SeedEachStep
+from ssl_loc.transfer.detectron2_engine.model import StrictCheckpointer, build_detector, load_into, parallel, quiet
+from ssl_loc.transfer.detectron2_engine.predict import predict
+from ssl_loc.transfer.detectron2_engine.trunk import TrunkShape, fill_trunk
+from ssl_loc.transfer.metrics import evaluate, headline
+from ssl_loc.transfer.predictions import ImagePrediction
+from ssl_loc.transfer.recipe import Recipe, architecture, dataset_names, edited, scale_to_processes
+from ssl_loc.transfer.run import check_classes, described_backbone
+from ssl_loc.utils import comm
+from ssl_loc.utils.errors import ConfigError, UserError
+from ssl_loc.utils.events import JsonlWriter, TensorBoardWriter, Writer
+from ssl_loc.utils.file_io import write_text
+
+logger = logging.getLogger(__name__)
+
+_MODEL_STEM = "model"
+
+
+def run_job(job: TransferJob) -> dict[str, list[ImagePrediction]]:
+    """Fine-tune (unless evaluation only), then predict every test set; predictions on the main process."""
+    recipe = seeded(scale_to_processes(job.recipe, comm.get_world_size()))
+    _local_process_group()
+    cfg = make_config(job, recipe)
+    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+    tests = {name: get_detection_dataset(name) for name in dataset_names(recipe.DATASETS.TEST)}
+    for name, dataset in tests.items():
+        register(dataset, catalog_name([name]))
+    model = build_detector(cfg, recipe.SEED)
+    if job.detector is not None:
+        with quiet():
+            StrictCheckpointer(model).load(str(job.detector))
+    else:
+        if job.trunk is None:
+            raise ConfigError("a fine-tuning needs a trunk; give --weights FILE or --weights random")
+        load_into(model, job.trunk, architecture(recipe))
+        train(model, cfg, recipe, tests, job.resume)
+    found = {name: predict(model, cfg, dataset) for name, dataset in tests.items()}
+    return found if comm.is_main_process() else {}
+
+
+def make_config(job: TransferJob, recipe: Recipe) -> CfgNode:
+    """detectron2's frozen config for a job; both the config as asked for and as adapted go to the output folder."""
+    cfg = to_detectron2(recipe)
+    description = job.trunk.meta.get("backbone") if job.trunk else None
+    fill_trunk(cfg, TrunkShape.from_description(description or described_backbone(recipe)))
+    asked = cfg.dump()
+    adapt_cfg_to_host(cfg, comm.get_world_size())
+    cfg.DATASETS.TRAIN = (catalog_name(dataset_names(recipe.DATASETS.TRAIN)),)
+    cfg.DATASETS.TEST = tuple(catalog_name([name]) for name in dataset_names(recipe.DATASETS.TEST))
+    cfg.freeze()
+    if comm.is_main_process():
+        write_text(job.output_dir / "detectron2_config.yaml", asked)
+        write_text(job.output_dir / "detectron2_config_adapted.yaml", cfg.dump())
+    return cfg
+
+
+def seeded(recipe: Recipe) -> Recipe:
+    """The recipe with a drawn SEED where it is negative (detectron2: "random"), equal on every process."""
+    if recipe.SEED >= 0:
+        return recipe
+    seed = comm.all_gather_object(int.from_bytes(os.urandom(3), "big"))[0]
+    logger.info("SEED is %d; drew %d for this run (write SEED %d to repeat it)", recipe.SEED, seed, seed)
+    return edited(recipe, {"SEED": seed})
+
+
+def train(
+    model: nn.Module, cfg: CfgNode, recipe: Recipe, tests: dict[str, DetectionDataset], resume: bool = False
+) -> None:
+    """Fine-tune in place; checkpoints, numbers and TensorBoard files go to OUTPUT_DIR.
+
+    Raises:
+        UserError: the training diverged; names iteration, learning rate, losses and the files of the batch.
+    """
+    dataset = _training_set(recipe)
+    loader = TrainingLoader(cfg, dataset, recipe.SEED)
+    optimizer = build_optimizer(cfg, model)
+    scheduler = build_lr_scheduler(cfg, optimizer)
+    wrapped = parallel(model)
+    trainer = (AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer)(wrapped, loader, optimizer)
+    checkpointer = StrictCheckpointer(wrapped, cfg.OUTPUT_DIR, trainer=weakref.proxy(trainer))
+    trainer.register_hooks([hooks.LRScheduler(optimizer, scheduler)])
+    start = 0
+    if resume and checkpointer.has_checkpoint():
+        with quiet():
+            checkpointer.resume_or_load("", resume=True)
+        start = trainer.iter + 1
+        logger.info("resumed at iteration %d from %s", start, checkpointer.get_checkpoint_file())
+    if start >= cfg.SOLVER.MAX_ITER:
+        logger.info("nothing left to train: %d of %d iterations are done", start, cfg.SOLVER.MAX_ITER)
+        return
+    loader.start_iteration = start
+    trainer.register_hooks(_hooks(wrapped, cfg, recipe, dataset, tests, checkpointer, start))
+    try:
+        with quiet():
+            trainer.train(start, cfg.SOLVER.MAX_ITER)
+    except FloatingPointError as error:
+        raise UserError(_diverged(error, trainer, optimizer, loader)) from None
+
+
+def _hooks(
+    model: nn.Module,
+    cfg: CfgNode,
+    recipe: Recipe,
+    dataset: DetectionDataset,
+    tests: dict[str, DetectionDataset],
+    checkpointer: StrictCheckpointer,
+    start: int,
+) -> list[Any]:
+    """detectron2's order: statistics, then checkpoint, then evaluation, then numbers."""
+    period, save = cfg.TEST.EVAL_PERIOD, cfg.SOLVER.CHECKPOINT_PERIOD
+    made: list[Any] = [hooks.IterationTimer(), SeedEachStep(recipe.SEED)]
+    if cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(model):
+        # Its own loader, so that it takes no batch away from training; another seed, so that it sees other draws.
+        batches = TrainingLoader(cfg, dataset, recipe.SEED + 1, workers=0)
+        made.append(PreciseBN(period, model, batches, cfg.TEST.PRECISE_BN.NUM_ITER))
+    made.append(AverageBuffers(model, [period, save]))
+    if comm.is_main_process():
+        made.append(hooks.PeriodicCheckpointer(checkpointer, save, file_prefix=_MODEL_STEM))
+    made.append(hooks.EvalHook(period, lambda: _evaluate(model, cfg, tests), eval_after_train=False))
+    if comm.is_main_process():
+        writers: list[Writer] = [JsonlWriter(cfg.OUTPUT_DIR, start), TensorBoardWriter(cfg.OUTPUT_DIR, start)]
+        made.append(Log(writers, recipe.TRANSFER.LOG_PERIOD))
+    return made
+
+
+def _evaluate(model: nn.Module, cfg: CfgNode, tests: dict[str, DetectionDataset]) -> dict[str, float]:
+    """AP between two steps, for the curves; the final numbers come from the caller of the engine."""
+    found = {}
+    for name, dataset in tests.items():
+        predictions = predict(model, cfg, dataset)
+        if comm.is_main_process():
+            numbers = headline(evaluate(dataset, predictions, cfg.MODEL.MASK_ON))
+            logger.info("%s: %s", name, ", ".join(f"{key} {value:.2f}" for key, value in numbers.items()))
+            prefix = f"{name}/" if len(tests) > 1 else ""
+            found.update({f"{prefix}{key}": value for key, value in numbers.items()})
+    return found
+
+
+def _training_set(recipe: Recipe) -> DetectionDataset:
+    names = dataset_names(recipe.DATASETS.TRAIN)
+    dataset = get_detection_datasets(names)
+    check_classes(recipe, dataset)
+    if recipe.MODEL.MASK_ON:
+        require_masks(dataset)
+    register(dataset, catalog_name(names))
+    return dataset
+
+
+def _local_process_group() -> None:
+    # detectron2 wants to know the processes of this machine; its own launcher would have made the group.
+    if dist.is_available() and dist.is_initialized() and detectron2_comm._LOCAL_PROCESS_GROUP is None:
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", dist.get_world_size()))
+        detectron2_comm.create_local_process_group(local)
+
+
+def _diverged(error: Exception, trainer: Any, optimizer: Any, loader: TrainingLoader) -> str:
+    rates = sorted({group["lr"] for group in optimizer.param_groups})
+    return (
+        f"the fine-tuning diverged at iteration {trainer.iter} (lr {rates[-1]:.3g}, batch: "
+        f"{', '.join(loader.last_files)}): {' '.join(str(error).split())}; lower SOLVER.BASE_LR or lengthen "
+        "SOLVER.WARMUP_ITERS, then continue with --resume from the last good checkpoint"
+    )

@@ -1,0 +1,74 @@
+"""The detector: built by detectron2, its trunk filled through the explicit name map and verified."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from torch import nn
+
+from ssl_loc.transfer.build import Trunk
+from ssl_loc.transfer.detectron2_engine.heads import Res5ROIHeadsExtraNorm  # noqa: F401  (registers the head)
+from ssl_loc.transfer.weights import FRESH_DETECTRON2, detectron2_key, load_trunk, shorten
+from ssl_loc.utils import comm
+from ssl_loc.utils.errors import WeightsError
+
+logger = logging.getLogger(__name__)
+
+
+def build_detector(cfg: CfgNode, seed: int) -> nn.Module:
+    """The model with freshly drawn heads (equal on every process), on MODEL.DEVICE."""
+    torch.manual_seed(seed)
+    with quiet():
+        return build_model(cfg)
+
+
+def load_into(model: nn.Module, trunk: Trunk, arch: str) -> None:
+    """Copy the trunk under its exact names, then compare bit by bit."""
+    report = load_trunk(model, trunk.state, arch, detectron2_key, FRESH_DETECTRON2)
+    logger.info("%s (%s)", report, trunk.source)
+
+
+def parallel(model: nn.Module) -> nn.Module:
+    """DDP over the process group, if there is one. On CPU ``device_ids`` must be absent, which detectron2's helper
+    does not know."""
+    if not comm.is_distributed():
+        return model
+    device = next(model.parameters()).device
+    ids = [device] if device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+
+
+class StrictCheckpointer(DetectionCheckpointer):
+    """detectron2's checkpointer, but a checkpoint of another model is an error and not a warning."""
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        checkpoint.pop("matching_heuristics", None)
+        found = super()._load_model(checkpoint)
+        problems = [f"{key} is missing" for key in found.missing_keys]
+        problems += [f"{key} is unknown" for key in found.unexpected_keys]
+        problems += [f"{key} is {have} instead of {want}" for key, have, want in found.incorrect_shapes]
+        if problems:
+            raise WeightsError(
+                f"the detector checkpoint does not fit this recipe, {len(problems)} problem(s): "
+                f"{shorten(problems, '; ')}. Use the recipe, the weights and the engine that it was trained with, or "
+                "another OUTPUT_DIR"
+            )
+        return found
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Leave out deprecation notices that detectron2 and pycocotools cause in current torch and numpy."""
+    with warnings.catch_warnings():
+        for category in (DeprecationWarning, FutureWarning):
+            warnings.simplefilter("ignore", category)
+        warnings.filterwarnings("ignore", message=".*torch.meshgrid.*")
+        yield

@@ -1,0 +1,42 @@
+"""Run a detector over a test set and gather plain predictions."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.evaluation import inference_context
+from torch import nn
+from tqdm import tqdm
+
+from ssl_loc.transfer.datasets import DetectionDataset
+from ssl_loc.transfer.detectron2_engine.data import test_loader
+from ssl_loc.transfer.detectron2_engine.model import quiet
+from ssl_loc.transfer.predictions import ImagePrediction, encode_masks
+from ssl_loc.utils import comm
+
+logger = logging.getLogger(__name__)
+
+
+def predict(model: nn.Module, cfg: CfgNode, dataset: DetectionDataset) -> list[ImagePrediction]:
+    """Detections of every image in the order of the dataset, on every process. Collective."""
+    plain = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+    loader = test_loader(cfg, dataset)
+    found: list[ImagePrediction] = []
+    bar = tqdm(loader, desc=f"detecting on {dataset.name}", unit="image", disable=not comm.is_main_process() or None)
+    with inference_context(plain), torch.no_grad(), quiet():
+        for inputs in bar:
+            for row, output in zip(inputs, plain(inputs), strict=True):
+                found.append(to_prediction(row["image_id"], output["instances"]))
+    parts = comm.all_gather_object(found)
+    by_image = {prediction.image_id: prediction for part in parts for prediction in part}
+    return [by_image[row["image_id"]] for row in dataset.dicts]
+
+
+def to_prediction(image_id: int | str, instances: Any) -> ImagePrediction:
+    """detectron2's ``Instances`` in original pixels -> plain values; masks as run-length codes."""
+    instances = instances.to("cpu")
+    masks = encode_masks(instances.pred_masks.numpy()) if instances.has("pred_masks") else None
+    return ImagePrediction(image_id, instances.pred_boxes.tensor, instances.scores, instances.pred_classes, masks)
