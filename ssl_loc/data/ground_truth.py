@@ -11,9 +11,11 @@ import numpy as np
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
+from ssl_loc import __version__
 from ssl_loc.data.catalog import Dataset
 from ssl_loc.data.image_io import read_size
 from ssl_loc.data.records import Record, Segment
+from ssl_loc.saliency.manifest import Manifest, claim_folder, write_manifest
 from ssl_loc.saliency.map_io import write_map
 from ssl_loc.saliency.store import reduce_mask
 from ssl_loc.utils.errors import DataError
@@ -77,22 +79,31 @@ def write_ground_truth_maps(
     reduce: int = 1,
     overwrite: bool = False,
     progress: bool = True,
-) -> int:
-    """Write ROOT/<key>.png for every record; returns how many were written (maps that exist are kept).
+) -> Manifest:
+    """Write ROOT/<key>.png for every record, and the manifest.
 
-    Each file is written atomically, so an interrupted run is continued by running it again.
+    Each file is written atomically and files that exist are kept, so an interrupted run is continued by running it
+    again. With ``reduce`` N the maps are stored at 1/N of the image size (decoding one is N^2 times less work).
+
+    Raises:
+        DataError: the dataset has no objects, or the folder holds other maps.
     """
     if not any(record.boxes is not None for record in dataset.records):
         raise DataError(
             f"dataset '{dataset.name}' has no boxes or masks; expected one with annotations "
             "(coco:..., voc:..., scenes:...)"
         )
-    written = 0
+    preset = prefer if reduce == 1 else f"{prefer} at 1/{reduce}"
+    identity: dict[str, Any] = {
+        "estimator": "ground_truth",
+        "preset": preset,
+        "uses_labels": True,
+        "version": __version__,
+    }
+    claim_folder(root, **identity, overwrite=overwrite)
     for record in tqdm(dataset.records, desc="ground truth", unit="map", disable=not progress):
         path = safe_join(root, f"{record.key}.png")
-        if path.exists() and not overwrite:
-            continue
-        size = read_size(record.path)
-        write_map(path, reduce_mask(rasterize(record, size, prefer), size, reduce))
-        written += 1
-    return written
+        if overwrite or not path.exists():
+            size = read_size(record.path)
+            write_map(path, reduce_mask(rasterize(record, size, prefer), size, reduce))
+    return write_manifest(root, **identity, progress=progress)

@@ -10,8 +10,9 @@ import numpy as np
 
 from ssl_loc.config import CfgNode
 from ssl_loc.data.ground_truth import has_objects, rasterize
-from ssl_loc.data.image_check import UNREADABLE
+from ssl_loc.data.image_check import UNREADABLE, image_sizes
 from ssl_loc.data.records import Record, RecordTable
+from ssl_loc.saliency.manifest import read_manifest
 from ssl_loc.saliency.store import MAX_REDUCE, MapReport, MapStore, check_maps, first_names, reduce_mask
 from ssl_loc.utils.errors import ConfigError, DataError, check_choice
 
@@ -136,6 +137,12 @@ def _folder(node: CfgNode, records: RecordTable, sizes: np.ndarray) -> tuple[Mas
     keep = _keep(node, is_empty, report.empty)
     usable = np.array([key not in bad and key not in empty for key in keys])[keep]
     return FolderMasks(store, usable, node.ON_BAD, {"source": "folder", **manifest.info()}), keep
+
+
+def check_dataset_maps(records: RecordTable, root: str, threshold: int) -> MapReport:
+    """Compare a folder of maps with the images of a dataset (what ``tools/make_saliency.py --check`` prints)."""
+    manifest = read_manifest(root)
+    return check_maps(manifest, dict(zip(_unique_keys(records), _known(image_sizes(records)), strict=True)), threshold)
 
 
 def bad_maps_message(root: str, report: MapReport) -> str:

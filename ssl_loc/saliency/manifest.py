@@ -139,11 +139,34 @@ def write_manifest(
         if entry is None or (entry.bytes, entry.mtime_ns) != (status.st_size, status.st_mtime_ns):
             entry = describe_map(manifest.path(key), status, threshold)
         manifest.maps[key] = entry
-    content = {"format": FORMAT, "format_version": FORMAT_VERSION, "count": len(files), **manifest.info()}
+    _write(manifest)
+    return manifest
+
+
+def claim_folder(
+    root: str | os.PathLike, *, estimator: str, preset: str, uses_labels: bool, version: str, overwrite: bool = False
+) -> None:
+    """Write an empty manifest before the first map, so that a continued run cannot mix two kinds of maps in a folder.
+
+    Raises:
+        DataError: the folder belongs to maps of another estimator, preset or version.
+    """
+    if (Path(root) / MANIFEST_NAME).is_file() and not overwrite:
+        old = read_manifest(root)
+        if (old.estimator, old.preset, old.version) != (estimator, preset, version):
+            raise DataError(
+                f"{root} holds maps of {old.estimator} '{old.preset}' version '{old.version}', not of {estimator} "
+                f"'{preset}' version '{version}'; give another folder, or overwrite them"
+            )
+        return
+    _write(Manifest(str(root), estimator, preset, uses_labels, version))
+
+
+def _write(manifest: Manifest) -> None:
+    content = {"format": FORMAT, "format_version": FORMAT_VERSION, "count": len(manifest.maps), **manifest.info()}
     content["fields"] = list(MapEntry._fields)
     content["maps"] = {key: list(entry) for key, entry in manifest.maps.items()}
-    write_json(Path(root) / MANIFEST_NAME, content)
-    return manifest
+    write_json(Path(manifest.root) / MANIFEST_NAME, content)
 
 
 def _known_entries(root: str | os.PathLike, threshold: int) -> dict[str, MapEntry]:

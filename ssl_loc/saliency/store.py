@@ -38,10 +38,13 @@ class MapReport:
     def bad_keys(self) -> set[str]:
         return {key for keys in self.bad.values() for key in keys}
 
+    def found(self) -> dict[str, list[str]]:
+        """Kind -> keys, for the kinds that occurred, "empty" and "full" included."""
+        return {kind: keys for kind, keys in {**self.bad, "empty": self.empty, "full": self.full}.items() if keys}
+
     def lines(self) -> list[str]:
         """One line per kind that occurred, with the first names."""
-        kinds = {**self.bad, "empty": self.empty, "full": self.full}
-        return [f"{len(keys)} {kind}: {first_names(keys)}" for kind, keys in kinds.items() if keys]
+        return [f"{len(keys)} {kind}: {first_names(keys)}" for kind, keys in self.found().items()]
 
 
 def first_names(names: Sequence[str]) -> str:
