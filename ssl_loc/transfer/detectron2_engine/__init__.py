@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 
 from ssl_loc.transfer.build import DETECTION_ENGINE_REGISTRY, TransferJob
+from ssl_loc.transfer.detectron2_engine.noise import quiet
 from ssl_loc.transfer.predictions import ImagePrediction
 
 # What the engine uses; each needs the compiled extension or what comes with it.
@@ -33,7 +34,8 @@ class Detectron2Engine:
             return False, f"detectron2 is not installed; {_HOW}"
         for module in _NEEDED:
             try:
-                importlib.import_module(module)
+                with quiet():
+                    importlib.import_module(module)
             except (ImportError, AttributeError, OSError) as error:
                 return False, f"detectron2 is installed but {module} does not import ({error}); {_HOW}"
         return True, "detectron2 imports"
@@ -45,6 +47,7 @@ class Detectron2Engine:
 
     def run(self, job: TransferJob) -> dict[str, list[ImagePrediction]]:
         """See :class:`ssl_loc.transfer.build.DetectionEngine`."""
-        from ssl_loc.transfer.detectron2_engine.engine import run_job
+        with quiet():
+            from ssl_loc.transfer.detectron2_engine.engine import run_job
 
         return run_job(job)

@@ -21,7 +21,8 @@ from ssl_loc.transfer.datasets import DetectionDataset, get_detection_dataset, g
 from ssl_loc.transfer.detectron2_engine.config import adapt_cfg_to_host, to_detectron2
 from ssl_loc.transfer.detectron2_engine.data import TrainingLoader, catalog_name, register
 from ssl_loc.transfer.detectron2_engine.hooks import AverageBuffers, Log, PreciseBN, SeedEachStep
-from ssl_loc.transfer.detectron2_engine.model import StrictCheckpointer, build_detector, load_into, parallel, quiet
+from ssl_loc.transfer.detectron2_engine.model import StrictCheckpointer, build_detector, load_into, parallel
+from ssl_loc.transfer.detectron2_engine.noise import quiet
 from ssl_loc.transfer.detectron2_engine.predict import predict
 from ssl_loc.transfer.detectron2_engine.trunk import TrunkShape, fill_trunk
 from ssl_loc.transfer.metrics import evaluate, headline

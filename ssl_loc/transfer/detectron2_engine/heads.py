@@ -6,9 +6,9 @@ from collections import OrderedDict
 
 from detectron2.config import CfgNode
 from detectron2.layers import get_norm
-from detectron2.modeling import ROI_HEADS_REGISTRY, Res5ROIHeads
 from detectron2.modeling.backbone import ResNet
 from detectron2.modeling.backbone.resnet import BasicBlock, BottleneckBlock
+from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, Res5ROIHeads
 from torch import nn
 
 # Depths whose stages are basic blocks, with the number of blocks in res5.

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +13,7 @@ from torch import nn
 
 from ssl_loc.transfer.build import Trunk
 from ssl_loc.transfer.detectron2_engine.heads import Res5ROIHeadsExtraNorm  # noqa: F401  (registers the head)
+from ssl_loc.transfer.detectron2_engine.noise import quiet
 from ssl_loc.transfer.weights import FRESH_DETECTRON2, detectron2_key, load_trunk, shorten
 from ssl_loc.utils import comm
 from ssl_loc.utils.errors import WeightsError
@@ -62,13 +60,3 @@ class StrictCheckpointer(DetectionCheckpointer):
                 "another OUTPUT_DIR"
             )
         return found
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Leave out deprecation notices that detectron2 and pycocotools cause in current torch and numpy."""
-    with warnings.catch_warnings():
-        for category in (DeprecationWarning, FutureWarning):
-            warnings.simplefilter("ignore", category)
-        warnings.filterwarnings("ignore", message=".*torch.meshgrid.*")
-        yield

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ssl_loc.transfer.datasets import DetectionDataset
 from ssl_loc.transfer.detectron2_engine.data import test_loader
-from ssl_loc.transfer.detectron2_engine.model import quiet
+from ssl_loc.transfer.detectron2_engine.noise import quiet
 from ssl_loc.transfer.predictions import ImagePrediction, encode_masks
 from ssl_loc.utils import comm
 
