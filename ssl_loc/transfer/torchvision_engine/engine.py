@@ -1,0 +1,114 @@
+"""One job on the torchvision engine: build, load and verify, train, predict."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import torch
+
+from ssl_loc.transfer.build import TransferJob
+from ssl_loc.transfer.datasets import get_detection_dataset
+from ssl_loc.transfer.metrics import evaluate, headline
+from ssl_loc.transfer.predictions import ImagePrediction
+from ssl_loc.transfer.recipe import Recipe, architecture, dataset_names, scale_to_processes
+from ssl_loc.transfer.torchvision_engine.checkpoint import last_checkpoint, load_detector, restore_model
+from ssl_loc.transfer.torchvision_engine.honoured import check_recipe
+from ssl_loc.transfer.torchvision_engine.loader import training_records
+from ssl_loc.transfer.torchvision_engine.model import Detector, build_detector
+from ssl_loc.transfer.torchvision_engine.predict import predict_dataset
+from ssl_loc.transfer.torchvision_engine.solver import build_optimizer
+from ssl_loc.transfer.torchvision_engine.train import Trainer
+from ssl_loc.transfer.weights import FRESH_TORCHVISION, load_trunk, torchvision_key
+from ssl_loc.utils.comm import get_world_size, is_main_process
+
+logger = logging.getLogger(__name__)
+
+
+def run_job(job: TransferJob) -> dict[str, list[ImagePrediction]]:
+    """See :class:`ssl_loc.transfer.build.DetectionEngine`."""
+    recipe = scale_to_processes(job.recipe, get_world_size())
+    check_recipe(recipe)
+    device = pick_device(recipe)
+    job.output_dir.mkdir(parents=True, exist_ok=True)
+    model = _trained(job, recipe, device) if job.detector is None else _loaded(job, recipe, device)
+    return {name: predict(recipe, model, name) for name in dataset_names(recipe.DATASETS.TEST)}
+
+
+def predict(recipe: Recipe, model: Detector, name: str) -> list[ImagePrediction]:
+    """Predictions of one test set."""
+    return predict_dataset(recipe, model, name, get_detection_dataset(name).dicts)
+
+
+def pick_device(recipe: Recipe) -> torch.device:
+    """MODEL.DEVICE, or the CPU (logged) where there is no GPU."""
+    wanted = recipe.MODEL.DEVICE
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        logger.info("MODEL.DEVICE is %s but there is no GPU: running on the CPU", wanted)
+        if recipe.SOLVER.AMP.ENABLED:
+            logger.info("SOLVER.AMP.ENABLED is set, but mixed precision is off on the CPU")
+        return torch.device("cpu")
+    if wanted == "cuda" and get_world_size() > 1:
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    return torch.device(wanted)
+
+
+def new_detector(job: TransferJob, recipe: Recipe) -> Detector:
+    """A detector with the job's trunk in it, verified; the rest initialised from SEED."""
+    assert job.trunk is not None  # run_transfer gives a trunk to every job that trains
+    torch.manual_seed(recipe.SEED)
+    model = build_detector(recipe, job.trunk.meta["backbone"])
+    report = load_trunk(model, job.trunk.state, architecture(recipe), torchvision_key, FRESH_TORCHVISION)
+    logger.info("weights: %s", report)
+    return model
+
+
+def _trained(job: TransferJob, recipe: Recipe, device: torch.device) -> Detector:
+    assert job.trunk is not None
+    model = new_detector(job, recipe).to(device)
+    optimizer = build_optimizer(recipe, model)
+    start = 0
+    found = last_checkpoint(job.output_dir) if job.resume else None
+    if found is not None:
+        content = load_detector(found)
+        restore_model(model, content["model"], found)
+        optimizer.load_state_dict(content["optimizer"])
+        start = content["iteration"]
+        logger.info("resumed from %s after %d iterations", found, start)
+    elif is_main_process():
+        (job.output_dir / "metrics.jsonl").unlink(missing_ok=True)
+    about = {
+        "recipe": recipe.to_dict(),
+        "backbone": job.trunk.meta["backbone"],
+        "trunk": {"source": job.trunk.source, "digest": job.trunk.digest},
+    }
+    trainer = Trainer(
+        recipe,
+        model.train(),
+        optimizer,
+        training_records(recipe),
+        job.output_dir,
+        start,
+        about,
+        lambda done: _evaluate_between(recipe, model, done),
+    )
+    if start < recipe.SOLVER.MAX_ITER:
+        trainer.train()
+    return model
+
+
+def _evaluate_between(recipe: Recipe, model: Detector, done: int) -> None:
+    for name in dataset_names(recipe.DATASETS.TEST):
+        predictions = predict(recipe, model, name)
+        if is_main_process():
+            numbers = headline(evaluate(get_detection_dataset(name), predictions, recipe.MODEL.MASK_ON))
+            logger.info("after %d iterations on %s: %s", done, name, numbers)
+
+
+def _loaded(job: TransferJob, recipe: Recipe, device: torch.device) -> Detector:
+    assert job.detector is not None  # the caller asked
+    content = load_detector(job.detector)
+    model = build_detector(recipe, content["backbone"])
+    restore_model(model, content["model"], job.detector)
+    logger.info("detector %s after %d iterations", job.detector, content["iteration"])
+    return model.to(device)

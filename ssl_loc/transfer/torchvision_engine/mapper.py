@@ -1,0 +1,176 @@
+"""From a dataset record to pixels and targets: PIL resize and flip, as detectron2 does them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from ssl_loc.data.rng import Streams
+from ssl_loc.transfer.recipe import Recipe
+from ssl_loc.transfer.torchvision_engine.roi_heads import Target
+from ssl_loc.utils.errors import DataError
+
+# A box narrower than this after resizing (px) is dropped, as in detectron2.
+_MIN_BOX = 1e-5
+
+
+@dataclass
+class Example:
+    """One image ready for the detector.
+
+    Attributes:
+        image: uint8 (3, h, w) in the recipe's channel order.
+        target: "boxes" (M, 4) float32 px of ``image``, "labels" (M,) 1..K, "polygons" M lists of flat arrays.
+        record: the dataset's dict (file_name, height, width, image_id).
+    """
+
+    image: Tensor
+    target: Target
+    record: dict[str, Any]
+
+
+class Mapper:
+    """Called as (record, position in the stream) -> :class:`Example`; the draws depend on seed and position only.
+
+    Args:
+        training: draw a short side and a flip; otherwise the test size.
+        min_sizes: short sides in px; ``sampling`` "choice" takes one, "range" anything between the two.
+        max_size: upper limit of the long side in px.
+        flip: "horizontal", "vertical" or "none".
+        bgr: swap the channels.
+        masks: keep polygons.
+        seed: of the draws.
+    """
+
+    def __init__(
+        self,
+        training: bool,
+        min_sizes: Sequence[int],
+        max_size: int,
+        sampling: str = "choice",
+        flip: str = "none",
+        bgr: bool = False,
+        masks: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.training = training
+        self.min_sizes = list(min_sizes)
+        self.max_size = max_size
+        self.sampling = sampling
+        self.flip = flip
+        self.bgr = bgr
+        self.masks = masks
+        self.seed = seed
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, training: bool) -> Mapper:
+        node, bgr = recipe.INPUT, recipe.INPUT.FORMAT == "BGR"
+        if not training:
+            return cls(False, [node.MIN_SIZE_TEST], node.MAX_SIZE_TEST, bgr=bgr)
+        return cls(
+            True,
+            node.MIN_SIZE_TRAIN,
+            node.MAX_SIZE_TRAIN,
+            node.MIN_SIZE_TRAIN_SAMPLING,
+            node.RANDOM_FLIP,
+            bgr,
+            recipe.MODEL.MASK_ON,
+            recipe.SEED,
+        )
+
+    def __call__(self, record: dict[str, Any], position: int = 0) -> Example:
+        image = read_pil(record)
+        rng = Streams(self.seed, 0, position)("detection")
+        width, height = image.size
+        new_height, new_width = resized(height, width, self._short_side(rng), self.max_size)
+        pixels = np.asarray(image.resize((new_width, new_height), Image.Resampling.BILINEAR))
+        flip = self.flip if self.training and self.flip != "none" and rng.random() < 0.5 else "none"
+        if flip != "none":
+            pixels = pixels[:, ::-1] if flip == "horizontal" else pixels[::-1]
+        if self.bgr:
+            pixels = pixels[:, :, ::-1]
+        # A view with negative strides cannot become a tensor.
+        tensor = torch.from_numpy(np.array(pixels.transpose(2, 0, 1)))
+        scale = (new_width / width, new_height / height)
+        target = self._target(record, scale, (new_height, new_width), flip) if self.training else {}
+        return Example(tensor, target, record)
+
+    def _short_side(self, rng: np.random.Generator) -> int:
+        if self.sampling == "range" and self.training:
+            return int(rng.integers(self.min_sizes[0], self.min_sizes[-1] + 1))
+        return self.min_sizes[int(rng.integers(len(self.min_sizes)))] if len(self.min_sizes) > 1 else self.min_sizes[0]
+
+    def _target(self, record: dict[str, Any], scale: tuple[float, float], size: tuple[int, int], flip: str) -> Target:
+        height, width = size
+        boxes, labels, polygons = [], [], []
+        for annotation in record["annotations"]:
+            if annotation.get("iscrowd", 0):
+                continue
+            box = map_points(np.asarray(annotation["bbox"], dtype=np.float64), scale, size, flip)
+            x1, x2 = sorted(np.clip(box[0::2], 0, width))
+            y1, y2 = sorted(np.clip(box[1::2], 0, height))
+            if x2 - x1 <= _MIN_BOX or y2 - y1 <= _MIN_BOX:
+                continue
+            boxes.append([x1, y1, x2, y2])
+            labels.append(annotation["category_id"] + 1)
+            if self.masks:
+                polygons.append([map_points(p, scale, size, flip) for p in _polygons(annotation, record)])
+        return {
+            "boxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+            "labels": torch.tensor(labels, dtype=torch.int64),
+            "polygons": polygons,
+        }
+
+
+def read_pil(record: dict[str, Any]) -> Image.Image:
+    """The RGB image of a record, turned as its EXIF says; a size other than the annotated one raises."""
+    path = record["file_name"]
+    try:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file).convert("RGB")
+    except OSError as error:
+        raise DataError(f"image {path} cannot be read: {error}") from None
+    if image.size != (record["width"], record["height"]):
+        raise DataError(
+            f"image {path} is {image.size[0]}x{image.size[1]} px but its annotation says "
+            f"{record['width']}x{record['height']}; image and annotation do not belong together"
+        )
+    return image
+
+
+def resized(height: int, width: int, short: int, longest: int) -> tuple[int, int]:
+    """Size (h, w) with short side ``short``, or smaller so that the long side is at most ``longest``; rounded."""
+    scale = short / min(height, width)
+    new_height, new_width = (short, scale * width) if height < width else (scale * height, short)
+    if max(new_height, new_width) > longest:
+        shrink = longest / max(new_height, new_width)
+        new_height, new_width = new_height * shrink, new_width * shrink
+    return int(new_height + 0.5), int(new_width + 0.5)
+
+
+def map_points(points: np.ndarray, scale: tuple[float, float], size: tuple[int, int], flip: str) -> np.ndarray:
+    """Flat x, y, x, y ... of the original image -> the resized, flipped one of ``size`` (h, w)."""
+    out = np.asarray(points, dtype=np.float64).copy()
+    out[0::2] *= scale[0]
+    out[1::2] *= scale[1]
+    if flip == "horizontal":
+        out[0::2] = size[1] - out[0::2]
+    elif flip == "vertical":
+        out[1::2] = size[0] - out[1::2]
+    return out
+
+
+def _polygons(annotation: dict[str, Any], record: dict[str, Any]) -> list[np.ndarray]:
+    segmentation = annotation.get("segmentation")
+    if not isinstance(segmentation, list) or not segmentation:
+        raise DataError(
+            f"an object in {record['file_name']} has no polygon; MODEL.MASK_ON needs polygons on the torchvision "
+            "engine (convert run-length masks, or use --engine detectron2 with INPUT.MASK_FORMAT bitmask)"
+        )
+    return [np.asarray(p, dtype=np.float64) for p in segmentation]

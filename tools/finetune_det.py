@@ -1,0 +1,79 @@
+#!/usr/bin/env python
+"""Fine-tune and evaluate a detector from an exported backbone. One recipe, two engines; see --help."""
+
+from __future__ import annotations
+
+import argparse
+
+from ssl_loc.transfer.recipe import load_recipe
+from ssl_loc.utils.cli import run_tool
+
+EXAMPLES = """\
+examples:
+  # Mask R-CNN on the demo's scenes, from a backbone exported by tools/export_backbone.py, minutes on a CPU
+  tools/finetune_det.py --config-file configs/detection/quick/scenes_narrow_FPN.yaml --weights backbone.pth
+
+  # the same from random weights, for comparison, into another folder
+  tools/finetune_det.py --config-file configs/detection/quick/scenes_narrow_FPN.yaml --weights random \\
+      OUTPUT_DIR output/from_random
+
+  # Faster R-CNN C4 on your own VOC tree, shorter, on the torchvision engine
+  tools/finetune_det.py --config-file configs/detection/quick/voc_R18_C4.yaml --weights backbone.pth \\
+      --engine torchvision DATASETS.TRAIN "('voc:/data/VOCdevkit:2007:trainval',)" \\
+      DATASETS.TEST "('voc:/data/VOCdevkit:2007:test',)" SOLVER.MAX_ITER 100 SOLVER.STEPS "(80,)"
+
+  # evaluate a detector that was fine-tuned before
+  tools/finetune_det.py --config-file configs/detection/quick/voc_R18_C4.yaml --eval-only \\
+      --weights output/detection/quick_voc_R18_C4/model_final.pth
+
+what OUTPUT_DIR holds afterwards:
+  recipe.yaml  log.txt  metrics.jsonl (losses)  model_final.pth  result.json (AP, engine, versions, digest of the
+  weights)  inference/*.json (every detection)
+
+datasets: coco_2017_{train,val}, voc_{2007,2012}_{train,val,trainval,test}, scenes_{train,val} under $SSL_LOC_DATASETS
+  (default ./datasets), or paths: coco:DIR:SPLIT, voc:DEVKIT:YEAR:SPLIT, scenes:DIR:SPLIT
+"""
+
+
+def main() -> int:
+    args = parse()
+    from ssl_loc.transfer.run import run_transfer
+    from ssl_loc.utils.logger import setup_logger
+
+    recipe = load_recipe(args.config_file, args.overrides)
+    setup_logger(recipe.OUTPUT_DIR)
+    run_transfer(recipe, args.weights, args.engine, args.eval_only, args.resume)
+    return 0
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--config-file", required=True, metavar="F", help="recipe in detectron2's key names (configs/detection)"
+    )
+    parser.add_argument(
+        "--weights",
+        required=True,
+        metavar="W",
+        help="exported backbone; 'random' trains from scratch; with --eval-only a fine-tuned detector",
+    )
+    parser.add_argument(
+        "--engine",
+        choices=("auto", "detectron2", "torchvision"),
+        help="'auto' takes detectron2 if it is installed, else torchvision (default: the recipe's TRANSFER.ENGINE)",
+    )
+    parser.add_argument("--eval-only", action="store_true", help="evaluate the detector given as --weights")
+    parser.add_argument("--resume", action="store_true", help="continue the run in OUTPUT_DIR, if there is one")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY VALUE",
+        help="recipe keys to change, e.g. SOLVER.BASE_LR 0.01",
+    )
+    return parser.parse_intermixed_args()
+
+
+if __name__ == "__main__":
+    run_tool(main)
