@@ -11,12 +11,15 @@ from ssl_loc.modeling import Method
 from ssl_loc.utils.env import versions
 
 
-def run_metadata(cfg: CfgNode, model: nn.Module, method: Method, dataset_size: int) -> dict[str, Any]:
+def run_metadata(
+    cfg: CfgNode, model: nn.Module, method: Method, dataset_size: int, masks: dict[str, Any]
+) -> dict[str, Any]:
     """Meta of a run's checkpoints; export hands most of it on.
 
     Args:
         model: what the checkpoint stores; contains ``method``.
         dataset_size: images the run trains on.
+        masks: where the saliency comes from: "source", "uses_labels" and, for maps made by an estimator, its name.
     """
     trunk = method.trunk()
     return {
@@ -31,23 +34,13 @@ def run_metadata(cfg: CfgNode, model: nn.Module, method: Method, dataset_size: i
         "losses": list(cfg.LOSS.NAMES),
         "dataset": cfg.DATA.TRAIN,
         "dataset_size": dataset_size,
-        **mask_origin(cfg),
+        "mask_source": masks.get("estimator") or masks["source"],
+        "masks": dict(masks),
+        # Saliency that saw labels makes the pretraining no longer self-supervised: say so with every number.
+        "uses_labels": bool(masks["uses_labels"]),
         "init_from": cfg.MODEL.INIT_FROM,
         "versions": versions(),
     }
-
-
-def mask_origin(cfg: CfgNode) -> dict[str, Any]:
-    """{"mask_source", "uses_labels"}: where the saliency of a run came from, and whether labels went into it."""
-    source = cfg.DATA.MASKS.SOURCE
-    if source == "folder":
-        # Late, so that runs without masks do not depend on the saliency room.
-        from ssl_loc.saliency.manifest import read_manifest
-
-        manifest = read_manifest(cfg.DATA.MASKS.ROOT)
-        name = f"{manifest.estimator} ({manifest.preset}, version {manifest.version})"
-        return {"mask_source": name, "uses_labels": bool(manifest.uses_labels)}
-    return {"mask_source": source, "uses_labels": source == "ground_truth"}
 
 
 def _prefix_of(part: nn.Module, whole: nn.Module) -> str:

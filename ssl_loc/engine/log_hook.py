@@ -1,0 +1,137 @@
+"""What a run says about itself: progress bar, log lines, curves."""
+
+from __future__ import annotations
+
+import logging
+import math
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+
+import torch
+from tqdm import tqdm
+
+from ssl_loc.engine.train_loop import Hook, TrainLoop
+from ssl_loc.utils import comm
+from ssl_loc.utils.events import ScalarWindow, Writer
+from ssl_loc.utils.logger import PROGRESS
+
+# Below this share of evenly spread features the embedding has (nearly) collapsed onto one point.
+COLLAPSE_RATIO = 0.05
+# Weight of the newest window in the time per step that the ETA is computed with.
+_ETA_WEIGHT = 0.3
+_logger = logging.getLogger(__name__)
+
+
+class Log(Hook):
+    """Every ``period`` steps: averages over the window and over processes -> writers, a log line, the bar.
+
+    A terminal shows a progress bar; the line then goes to log.txt only.
+
+    Args:
+        writers: receive the numbers; empty except in the main process.
+        period: steps per window.
+        batch_size: global batch, images.
+        batches_per_epoch: global batches per pass over the data.
+    """
+
+    def __init__(self, writers: Sequence[Writer], period: int, batch_size: int, batches_per_epoch: int) -> None:
+        self.writers, self.period = list(writers), max(1, period)
+        self.batch_size, self.batches_per_epoch = batch_size, batches_per_epoch
+        self.window = ScalarWindow()
+        self.latest: dict[str, float] = {}
+        self._bar: tqdm | None = None
+        self._window_start, self._window_steps, self._step_seconds = 0.0, 0, 0.0
+        self._passed_over, self._warned = 0, False
+
+    def before_train(self, loop: TrainLoop) -> None:
+        show = comm.is_main_process() and sys.stderr.isatty()
+        self._bar = tqdm(total=loop.max_iter, initial=loop.iteration, desc="pretrain", unit="it", disable=not show)
+        self._window_start = time.perf_counter()
+
+    def before_step(self, loop: TrainLoop) -> None:
+        loop.monitor = self._is_due(loop)
+
+    def after_step(self, loop: TrainLoop) -> None:
+        result = loop.result
+        assert result is not None  # the loop has just made a step
+        self.window.add("loss", result.loss)
+        self.window.update(result.log)
+        self.window.add("data_seconds", loop.data_seconds)
+        self._window_steps += 1
+        self._passed_over += result.passed_over
+        if self._bar is not None:
+            self._bar.update()
+        if self._is_due(loop):
+            self._write(loop, list(result.terms))
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        for writer in self.writers:
+            writer.close()
+
+    def _is_due(self, loop: TrainLoop) -> bool:
+        return (loop.iteration + 1) % self.period == 0 or loop.iteration + 1 == loop.max_iter
+
+    def _write(self, loop: TrainLoop, terms: list[str]) -> None:
+        # The window averages over processes; the number of interest is their sum since the start.
+        self.window.add("passed_over_images", float(self._passed_over * comm.get_world_size()))
+        values = self.window.reduce(loop.step.device)  # collective; waits for the device
+        now = time.perf_counter()
+        seconds = (now - self._window_start) / self._window_steps
+        self._window_start, self._window_steps = now, 0
+        old = self._step_seconds or seconds
+        self._step_seconds = old + _ETA_WEIGHT * (seconds - old)
+        done = loop.iteration + 1
+        values["lr"] = loop.step.optimizer.param_groups[0]["lr"]
+        values["epoch"] = done / self.batches_per_epoch
+        values["step_seconds"] = seconds
+        values["images_per_second"] = self.batch_size / seconds
+        values["max_memory_mb"] = max_memory_mb(loop.step.device)
+        self.latest = values
+        for writer in self.writers:
+            writer.write(done, values)
+        eta = timedelta(seconds=round((loop.max_iter - done) * self._step_seconds))
+        _logger.info("%s", progress_line(done, loop.max_iter, values, terms, eta), extra=PROGRESS)
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"loss {values['loss']:.4g}, {values['images_per_second']:.4g} images/s")
+        self._watch(done, values)
+
+    def _watch(self, done: int, values: dict[str, float]) -> None:
+        """Say once that the embedding has collapsed."""
+        ratio = values.get("feature_std_ratio", math.inf)
+        if ratio < COLLAPSE_RATIO and not self._warned:
+            self._warned = True
+            _logger.warning(
+                "the embedding is collapsing at iteration %d: its spread is %.3f of an even one (feature_std_ratio), "
+                "in %.1f effective dimensions; see docs/reading-the-curves.md. Usual remedies: lower SOLVER.BASE_LR, "
+                "longer SOLVER.WARMUP_ITERS, a larger batch or queue",
+                done,
+                ratio,
+                values.get("effective_rank", math.nan),
+            )
+
+
+def progress_line(done: int, max_iter: int, values: dict[str, float], terms: Sequence[str], eta: timedelta) -> str:
+    """One line of the log file."""
+    parts = [f"{name} {values[f'loss/{name}']:.4f}" for name in terms if f"loss/{name}" in values]
+    if "chance_loss" in values:
+        parts.append(f"chance {values['chance_loss']:.3f}")
+    memory = f"mem {values['max_memory_mb']:.0f} MB"
+    return (
+        f"iter {done}/{max_iter} epoch {values['epoch']:.2f} eta {eta} loss {values['loss']:.4f} ({', '.join(parts)}) "
+        f"lr {values['lr']:.4g} {values['step_seconds']:.4g} s/it (data {values['data_seconds']:.3g}) "
+        f"{values['images_per_second']:.4g} images/s {memory}"
+    )
+
+
+def max_memory_mb(device: torch.device) -> float:
+    """Peak memory of this process in MB: allocated on the GPU, or resident on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # kilobytes on Linux, bytes on macOS
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6

@@ -1,0 +1,73 @@
+"""Method and losses as one module, so that one DDP wraps both and one forward makes a step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ssl_loc.losses import LossSum
+from ssl_loc.modeling import Method
+from ssl_loc.structures import MethodOutput, Views
+from ssl_loc.utils import comm
+
+
+@dataclass
+class Forward:
+    """What one forward gives.
+
+    Attributes:
+        total: scalar to back-propagate, the sum of ``terms``.
+        terms: weighted losses by name, detached.
+        log: other numbers by name, detached.
+    """
+
+    total: Tensor
+    terms: dict[str, Tensor]
+    log: dict[str, Tensor | float]
+
+
+class TrainingModel(nn.Module):
+    """``views -> Forward``.
+
+    Args:
+        method: gives pairs.
+        losses: turns pairs into weighted terms.
+    """
+
+    def __init__(self, method: Method, losses: LossSum) -> None:
+        super().__init__()
+        self.method = method
+        self.losses = losses
+
+    def forward(self, views: Views, monitor: bool = False) -> Forward:
+        """``monitor`` adds numbers that cost a little (collapse monitor); ask for it on logged steps only."""
+        output = self.method(views)
+        terms, log = self.losses(views, output, self.method)
+        log = {**output.log, **log}
+        if monitor:
+            log.update(collapse_numbers(output))
+        total = torch.stack([term.float() for term in terms.values()]).sum() if len(terms) > 1 else _only(terms)
+        return Forward(total, {name: term.detach() for name, term in terms.items()}, log)
+
+
+@torch.no_grad()
+def collapse_numbers(output: MethodOutput) -> dict[str, Tensor | float]:
+    """Signs of collapse on the global batch of queries.
+
+    "feature_std_ratio": standard deviation per dimension of the unit embeddings, times sqrt(D): 1 when they spread
+    evenly over the sphere, 0 when all are equal. "effective_rank": exponential of the entropy of the normalised
+    singular values of the centred embeddings (Roy and Vetterli, 2007): dimensions in use, at most min(N - 1, D).
+    """
+    q = comm.all_gather(output.pairs[0].q.detach().float())
+    spread = q.std(0, unbiased=False).mean() * q.shape[1] ** 0.5
+    singular = torch.linalg.svdvals(q - q.mean(0))
+    share = singular / singular.sum().clamp_min(torch.finfo(q.dtype).tiny)
+    entropy = -(share * share.clamp_min(torch.finfo(q.dtype).tiny).log()).sum()
+    return {"feature_std_ratio": spread, "effective_rank": entropy.exp()}
+
+
+def _only(terms: dict[str, Tensor]) -> Tensor:
+    (term,) = terms.values()
+    return term.float()
