@@ -46,9 +46,8 @@ def main() -> int:
     size = Path(args.out).stat().st_size / 1e6
     print(f"wrote {args.out}: {len(file.model)} tensors, {numbers:.2f}M numbers, {size:.1f} MB")
     print(f"  trunk    {meta['backbone']['name']}({kwargs}), torchvision names, {meta['channel_order']}")
-    print(
-        f"  from     {meta['method']} ({', '.join(meta['losses'])}), {meta['iteration']} iterations on {meta['dataset']}"
-    )
+    losses = ", ".join(meta["losses"])
+    print(f"  from     {meta['method']} ({losses}), {meta['iteration']} iterations on {meta['dataset']}")
     print(f"  masks    {meta['mask_source']}{labels}")
     print(f"  digest   {meta['digest']}")
     return 0

@@ -172,6 +172,6 @@ def out_of_memory(cfg: CfgNode, reason: str) -> str:
     return (
         f"out of GPU memory with SOLVER.IMS_PER_BATCH {solver.IMS_PER_BATCH} on {comm.get_world_size()} processes, "
         f"AUGMENT.SIZE {cfg.AUGMENT.SIZE}: {reason.splitlines()[0]} Use any of: SOLVER.ACCUMULATE "
-        f"{solver.ACCUMULATE * 2} (same batch in more parts), SOLVER.AMP.ENABLED True (half the "
-        "memory), a smaller SOLVER.IMS_PER_BATCH (the lr follows by SOLVER.LR_SCALING), a smaller AUGMENT.SIZE, or more GPUs (--num-gpus)"
+        f"{solver.ACCUMULATE * 2} (same batch in more parts), SOLVER.AMP.ENABLED True (half the memory), a smaller "
+        "SOLVER.IMS_PER_BATCH (the lr follows by SOLVER.LR_SCALING), a smaller AUGMENT.SIZE, or more GPUs (--num-gpus)"
     )
