@@ -60,7 +60,8 @@ def fits(map_size: tuple[int, int], image_size: tuple[int, int]) -> bool:
     h, w = map_size
     if h < 1 or w < 1:
         return False
-    small, large = (h, image_size[0]) if h >= w else (w, image_size[1])  # the longer side tells the divisor best
+    # The image's longer side tells the divisor best.
+    small, large = (h, image_size[0]) if image_size[0] >= image_size[1] else (w, image_size[1])
     divisors = range(max(2, large // (small + 1)), large // max(1, small - 1) + 2)
     return any(_divides(h, image_size[0], n) and _divides(w, image_size[1], n) for n in divisors)
 
