@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,8 +22,6 @@ from ssl_loc.transfer.datasets import DetectionDataset
 from ssl_loc.transfer.sampling import Slot, TrainingBatches, without_empty
 from ssl_loc.utils import comm
 from ssl_loc.utils.errors import ConfigError, DataError
-
-logger = logging.getLogger(__name__)
 
 _BOX_MODES = {"XYXY": BoxMode.XYXY_ABS}
 
@@ -145,7 +142,6 @@ def _training_rows(cfg: CfgNode, dataset: DetectionDataset) -> list[dict[str, An
                     f"INPUT.MASK_FORMAT is 'polygon' but {dataset.name} has run-length masks (in {row['file_name']}); "
                     "set INPUT.MASK_FORMAT bitmask"
                 )
-    logger.info("training set %s: %d of %d images have objects", dataset.name, len(rows), len(dataset.dicts))
     return rows
 
 

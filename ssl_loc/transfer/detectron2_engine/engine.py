@@ -21,7 +21,14 @@ from ssl_loc.transfer.datasets import DetectionDataset, get_detection_dataset, g
 from ssl_loc.transfer.detectron2_engine.config import adapt_cfg_to_host, to_detectron2
 from ssl_loc.transfer.detectron2_engine.data import TrainingLoader, catalog_name, register
 from ssl_loc.transfer.detectron2_engine.hooks import AverageBuffers, Log, PreciseBN, SeedEachStep
-from ssl_loc.transfer.detectron2_engine.model import StrictCheckpointer, build_detector, load_into, parallel
+from ssl_loc.transfer.detectron2_engine.model import (
+    About,
+    StrictCheckpointer,
+    build_detector,
+    load_into,
+    parallel,
+    read_checkpoint,
+)
 from ssl_loc.transfer.detectron2_engine.noise import quiet
 from ssl_loc.transfer.detectron2_engine.predict import predict
 from ssl_loc.transfer.detectron2_engine.trunk import TrunkShape, fill_trunk
@@ -43,7 +50,8 @@ def run_job(job: TransferJob) -> dict[str, list[ImagePrediction]]:
     """Fine-tune (unless evaluation only), then predict every test set; predictions on the main process."""
     recipe = seeded(scale_to_processes(job.recipe, comm.get_world_size()))
     _local_process_group()
-    cfg = make_config(job, recipe)
+    description = _described_trunk(job, recipe)
+    cfg = make_config(job, recipe, description)
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
     tests = {name: get_detection_dataset(name) for name in dataset_names(recipe.DATASETS.TEST)}
     for name, dataset in tests.items():
@@ -56,16 +64,21 @@ def run_job(job: TransferJob) -> dict[str, list[ImagePrediction]]:
         if job.trunk is None:
             raise ConfigError("a fine-tuning needs a trunk; give --weights FILE or --weights random")
         load_into(model, job.trunk, architecture(recipe))
-        train(model, cfg, recipe, tests, job.resume)
+        about = About(
+            engine="detectron2",
+            recipe=recipe.to_dict(),
+            backbone=description,
+            trunk={"source": job.trunk.source, "digest": job.trunk.digest},
+        )
+        train(model, cfg, recipe, tests, about, job.resume)
     found = {name: predict(model, cfg, dataset) for name, dataset in tests.items()}
     return found if comm.is_main_process() else {}
 
 
-def make_config(job: TransferJob, recipe: Recipe) -> CfgNode:
+def make_config(job: TransferJob, recipe: Recipe, description: dict[str, Any]) -> CfgNode:
     """detectron2's frozen config for a job; both the config as asked for and as adapted go to the output folder."""
     cfg = to_detectron2(recipe)
-    description = job.trunk.meta.get("backbone") if job.trunk else None
-    fill_trunk(cfg, TrunkShape.from_description(description or described_backbone(recipe)))
+    fill_trunk(cfg, TrunkShape.from_description(description))
     asked = cfg.dump()
     adapt_cfg_to_host(cfg, comm.get_world_size())
     cfg.DATASETS.TRAIN = (catalog_name(dataset_names(recipe.DATASETS.TRAIN)),)
@@ -75,6 +88,15 @@ def make_config(job: TransferJob, recipe: Recipe) -> CfgNode:
         write_text(job.output_dir / "detectron2_config.yaml", asked)
         write_text(job.output_dir / "detectron2_config_adapted.yaml", cfg.dump())
     return cfg
+
+
+def _described_trunk(job: TransferJob, recipe: Recipe) -> dict[str, Any]:
+    """The trunk's description: from the weights, from the detector's own checkpoint, else from the recipe."""
+    if job.detector is not None:
+        stored = read_checkpoint(str(job.detector)).get("about", {}).get("backbone")
+    else:
+        stored = job.trunk.meta.get("backbone") if job.trunk else None
+    return stored or described_backbone(recipe)
 
 
 def seeded(recipe: Recipe) -> Recipe:
@@ -87,7 +109,12 @@ def seeded(recipe: Recipe) -> Recipe:
 
 
 def train(
-    model: nn.Module, cfg: CfgNode, recipe: Recipe, tests: dict[str, DetectionDataset], resume: bool = False
+    model: nn.Module,
+    cfg: CfgNode,
+    recipe: Recipe,
+    tests: dict[str, DetectionDataset],
+    about: About,
+    resume: bool = False,
 ) -> None:
     """Fine-tune in place; checkpoints, numbers and TensorBoard files go to OUTPUT_DIR.
 
@@ -96,11 +123,12 @@ def train(
     """
     dataset = _training_set(recipe)
     loader = TrainingLoader(cfg, dataset, recipe.SEED)
+    logger.info("training on %d of the %d images of %s", len(loader), len(dataset), dataset.name)
     optimizer = build_optimizer(cfg, model)
     scheduler = build_lr_scheduler(cfg, optimizer)
     wrapped = parallel(model)
     trainer = (AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer)(wrapped, loader, optimizer)
-    checkpointer = StrictCheckpointer(wrapped, cfg.OUTPUT_DIR, trainer=weakref.proxy(trainer))
+    checkpointer = StrictCheckpointer(wrapped, cfg.OUTPUT_DIR, trainer=weakref.proxy(trainer), about=about)
     trainer.register_hooks([hooks.LRScheduler(optimizer, scheduler)])
     start = 0
     if resume and checkpointer.has_checkpoint():

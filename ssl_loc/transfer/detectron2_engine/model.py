@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 from typing import Any
 
 import torch
@@ -60,3 +61,35 @@ class StrictCheckpointer(DetectionCheckpointer):
                 "another OUTPUT_DIR"
             )
         return found
+
+
+class About:
+    """What a detector checkpoint says about itself (plain values); evaluation rebuilds the trunk from it."""
+
+    def __init__(self, **values: Any) -> None:
+        self._values = values
+
+    def state_dict(self) -> dict[str, Any]:
+        """Called by the checkpointer when it saves."""
+        return dict(self._values)
+
+    def load_state_dict(self, stored: dict[str, Any]) -> None:
+        """Called on resume: says so if the run began with other weights."""
+        before, now = stored.get("trunk", {}).get("digest"), self._values.get("trunk", {}).get("digest")
+        if before != now:
+            logger.warning("the run to resume began with trunk %s, not %s; its own weights are kept", before, now)
+
+
+def read_checkpoint(path: str) -> dict[str, Any]:
+    """A detector checkpoint as it is on disk; tensors on the CPU.
+
+    Raises:
+        WeightsError: the file is no detector checkpoint of plain values and tensors.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        raise WeightsError(f"{path} cannot be read as a detector checkpoint: {str(error).splitlines()[0]}") from None
+    if not isinstance(content, dict) or "model" not in content:
+        raise WeightsError(f"{path} is no detector checkpoint; expected the model_final.pth of a fine-tuning")
+    return content

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -82,7 +83,12 @@ class TrunkShape:
         """Output channels of stage 0..3 (res2..res5)."""
         return self.width * 2**stage * EXPANSION[self.block]
 
+    def stride(self, level: str) -> int:
+        """Image px per cell of "res2" .. "res5"."""
+        return (4 if self.stem == "imagenet" else 2) * 2 ** (int(level.removeprefix("res")) - 2)
+
     def digest(self) -> str:
+        """Names this shape in detectron2's registries."""
         return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:8]
 
 
@@ -166,23 +172,18 @@ def _pyramid_builder(shape: TrunkShape) -> Any:
 
     def build(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
         node = cfg.MODEL.FPN
-        fpn = FPN(
+        # Levels are named by stride ("p3" has stride 8); the stock top block is tied to "p5", which a trunk with other
+        # strides may not have.
+        top = LastLevelMaxPool()
+        top.in_feature = f"p{int(math.log2(shape.stride(node.IN_FEATURES[-1])))}"
+        return FPN(
             trunk(cfg, input_shape),
             node.IN_FEATURES,
             node.OUT_CHANNELS,
             norm=node.NORM,
+            top_block=top,
             fuse_type=node.FUSE_TYPE,
         )
-        # FPN names its levels by stride; with the small stem res2 has stride 2. Recipes say "p2" for the map on res2,
-        # so the names follow the stages and the strides stay what they are.
-        strides = list(fpn._out_feature_strides.values())
-        names = [f"p{feature.removeprefix('res')}" for feature in node.IN_FEATURES]
-        fpn.top_block = LastLevelMaxPool()
-        fpn.top_block.in_feature = names[-1]
-        fpn._out_features = [*names, f"p{int(names[-1][1:]) + 1}"]
-        fpn._out_feature_strides = dict(zip(fpn._out_features, [*strides, strides[-1] * 2], strict=True))
-        fpn._out_feature_channels = dict.fromkeys(fpn._out_features, node.OUT_CHANNELS)
-        return fpn
 
     return build
 
