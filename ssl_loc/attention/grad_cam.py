@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssl_loc.utils.precision import full_precision
+
 # Added to the range in min-max scaling (official CAST code).
 MINMAX_EPS = 1e-7
 CAM_NORMS = ("relu", "relu_minmax", "minmax_only")
@@ -35,7 +37,8 @@ def pooled_weights(scores: Tensor, pooled: Tensor, create_graph: bool = True) ->
     Returns:
         (N, C) float32.
     """
-    return torch.autograd.grad(scores.sum(), pooled, create_graph=create_graph, retain_graph=True)[0].float()
+    gradient = torch.autograd.grad(scores.sum(), pooled, create_graph=create_graph, retain_graph=True)[0]
+    return full_precision(gradient)
 
 
 def activation_weights(scores: Tensor, activations: Tensor, create_graph: bool = True) -> Tensor:
@@ -44,13 +47,13 @@ def activation_weights(scores: Tensor, activations: Tensor, create_graph: bool =
     Between ``activations`` and ``scores`` BatchNorm layers in training mode mix the samples of a batch a little.
     """
     gradient = torch.autograd.grad(scores.sum(), activations, create_graph=create_graph, retain_graph=True)[0]
-    return gradient.float().sum((2, 3))
+    return full_precision(gradient).sum((2, 3))
 
 
 def grad_cam(activations: Tensor, weights: Tensor) -> Tensor:
     """sum over channels of alpha * A, *before* any rectification: (N, C, h, w), (N, C) -> (N, h, w) float32."""
     with torch.autocast(activations.device.type, enabled=False):
-        return torch.einsum("nc,nchw->nhw", weights.float(), activations.float())
+        return torch.einsum("nc,nchw->nhw", full_precision(weights), full_precision(activations))
 
 
 def normalize_cam(cam: Tensor, kind: str = "relu") -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ssl_loc.utils.comm import all_reduce_sum, is_distributed
+from ssl_loc.utils.precision import full_precision
 
 
 class SyncBN(_BatchNorm):
@@ -26,7 +27,7 @@ class SyncBN(_BatchNorm):
             return super().forward(input)
         self._check_input_dim(input)
         # Statistics in fp32 also under autocast, as torch's batch_norm kernels do.
-        x = input.float()
+        x = full_precision(input)
         axes = [0, *range(2, x.dim())]
         shape = (1, -1, *(1,) * (x.dim() - 2))
         local = torch.cat([x.sum(axes), x.new_full((1,), x.numel() / x.shape[1])])

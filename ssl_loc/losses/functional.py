@@ -1,4 +1,4 @@
-"""Losses as pure functions of tensors. All compute in float32, also under autocast."""
+"""Losses as pure functions of tensors. All compute in float32 (or float64), also under autocast."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_loc.utils.comm import all_reduce_sum, get_world_size
+from ssl_loc.utils.precision import full_precision
 
 # A map whose norm times its target's is below this has no direction: its cosine is 0 and gives no gradient.
 COSINE_EPS = 1e-8
@@ -37,7 +38,7 @@ def info_nce(q: Tensor, k: Tensor, negatives: Tensor, temperature: float) -> Inf
     if temperature <= 0:
         raise ValueError(f"InfoNCE temperature is {temperature}; expected a number > 0")
     with torch.autocast(q.device.type, enabled=False):
-        q, k, negatives = q.float(), k.float(), negatives.float()
+        q, k, negatives = full_precision(q), full_precision(k), full_precision(negatives)
         positive = (q * k).sum(1)
         negative = q @ negatives
         logits = torch.cat([positive[:, None], negative], 1).div_(temperature)  # (N, 1 + K), the positive first
@@ -60,8 +61,8 @@ def cosine_attention(cam: Tensor, target: Tensor, valid: Tensor, reduction: str 
         DistributedDataParallel takes), equals the result of one process with the global batch.
     """
     with torch.autocast(cam.device.type, enabled=False):
-        v = valid.float()
-        g, m = cam.float().flatten(1), target.float().flatten(1)
+        g = full_precision(cam).flatten(1)
+        m, v = target.to(g.dtype).flatten(1), valid.to(g.dtype)
         total = all_reduce_sum(v.sum())
         if reduction == "per_sample":
             # times world: the mean over processes then divides by the global sum of v alone.

@@ -7,6 +7,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssl_loc.utils.precision import full_precision
+
 
 class Backbone(nn.Module):
     """A trunk: normalised images (N, 3, h, w) -> maps "res2" .. "res5", each (N, C, h', w').
@@ -23,7 +25,7 @@ class Backbone(nn.Module):
 
     def pooled(self, maps: dict[str, Tensor]) -> Tensor:
         """Global average of the last level: maps -> (N, C) float32, also under autocast."""
-        return F.adaptive_avg_pool2d(maps["res5"].float(), 1).flatten(1)
+        return F.adaptive_avg_pool2d(full_precision(maps["res5"]), 1).flatten(1)
 
     @property
     def out_channels(self) -> int:

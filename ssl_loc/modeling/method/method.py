@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ssl_loc.modeling.backbone import Backbone
 from ssl_loc.structures import MethodOutput, Views
+from ssl_loc.utils.precision import full_precision
 
 # ImageNet, RGB, 0..255 (torchvision).
 PIXEL_MEAN = (123.675, 116.28, 103.53)
@@ -100,4 +101,4 @@ class Method(nn.Module):
 def unit(head: nn.Module, pooled: Tensor) -> Tensor:
     """L2-normalised output of ``head`` in float32; autocast is off because Grad-CAM differentiates through here."""
     with torch.autocast(pooled.device.type, enabled=False):
-        return F.normalize(head(pooled.float()), dim=1)
+        return F.normalize(head(full_precision(pooled)), dim=1)

@@ -106,6 +106,7 @@ class MoCo(Method):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         node = cfg.MODEL.MOCO
+        _check(node.DIM, node.K, node.M, node.T, node.MOMENTUM_UPDATES_PER_STEP)  # before anything is built with them
         trunk = build_backbone(cfg)
         return {
             "trunk": trunk,
