@@ -11,18 +11,19 @@ from typing import Any
 import cv2
 import torch
 from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
 
 from ssl_loc.config import CfgNode
 from ssl_loc.data.augmenters.build import build_pipelines
 from ssl_loc.data.catalog import Dataset, get_dataset
 from ssl_loc.data.collate import collate
 from ssl_loc.data.image_check import image_sizes, usable_images
-from ssl_loc.data.mapper import Mapper, mapper_needs
+from ssl_loc.data.mapper import MappedImage, Mapper, mapper_needs
 from ssl_loc.data.masks import build_masks
 from ssl_loc.data.samplers import PretrainSampler, epoch_of
 from ssl_loc.structures import Views
 from ssl_loc.utils import comm
-from ssl_loc.utils.errors import ConfigError, DataError
+from ssl_loc.utils.errors import ConfigError, DataError, UserError
 
 __all__ = ["PretrainLoader", "build_mapper", "build_pretrain_loader", "epoch_of"]
 
@@ -64,17 +65,39 @@ class PretrainLoader:
         return self.mapper.masks.info
 
     def __iter__(self) -> Iterator[Views]:
-        return iter(
-            DataLoader(
-                self.mapper,
-                batch_sampler=self.sampler,
-                num_workers=self.num_workers,
-                collate_fn=collate,
-                pin_memory=self.pin_memory,
-                worker_init_fn=_init_worker,
-                persistent_workers=self.num_workers > 0,
-            )
+        batches = DataLoader(
+            _ErrorsAsValues(self.mapper),
+            batch_sampler=self.sampler,
+            num_workers=self.num_workers,
+            collate_fn=_collate,
+            pin_memory=self.pin_memory,
+            worker_init_fn=_init_worker,
+            persistent_workers=self.num_workers > 0,
         )
+        for batch in batches:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+
+
+class _ErrorsAsValues(TorchDataset):
+    """Hands errors meant for the user through as values: torch would wrap a worker's error into its traceback."""
+
+    def __init__(self, mapper: Mapper) -> None:
+        self.mapper = mapper
+
+    def __getitem__(self, draw: tuple[int, int]) -> MappedImage | UserError:
+        try:
+            return self.mapper[draw]
+        except UserError as error:
+            return error.with_traceback(None)
+
+
+def _collate(images: list[MappedImage | UserError]) -> Views | UserError:
+    for image in images:
+        if isinstance(image, UserError):
+            return image
+    return collate([image for image in images if isinstance(image, MappedImage)])
 
 
 def _init_worker(worker: int) -> None:

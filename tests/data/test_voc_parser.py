@@ -15,7 +15,10 @@ BARE = """<object><name> person </name>
   <bndbox><ymax>3.5</ymax><xmax>6.0</xmax><ymin>1.5</ymin><xmin>1.0</xmin></bndbox></object>"""
 
 
-def xml(*objects, size=SIZE.format(w=6, h=4)):
+DEFAULT_SIZE = SIZE.format(w=6, h=4)
+
+
+def xml(*objects, size=DEFAULT_SIZE):
     return f"<annotation><filename>../../elsewhere.jpg</filename>{size}{''.join(objects)}</annotation>"
 
 
