@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import ClassVar
 
 from torch import Tensor
@@ -53,7 +55,7 @@ class Augmenter(ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     node: ClassVar[str] = ""
     stream: str = ""
-    records: ClassVar[dict[str, Tensor]] = {}
+    records: Mapping[str, Tensor] = MappingProxyType({})
     photometric: ClassVar[bool] = False
     deferrable: bool = False
     after_deferred: ClassVar[bool] = False

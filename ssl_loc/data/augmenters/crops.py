@@ -98,9 +98,9 @@ def centre_box(height: int, width: int, ratio: tuple[float, float]) -> Box:
     shape = width / height
     w, h = width, height
     if shape < ratio[0]:
-        h = min(max(round(width / ratio[0]), 1), height)
+        h = min(max(round(width / ratio[0]), MIN_SIDE_PX), height)
     elif shape > ratio[1]:
-        w = min(max(round(height * ratio[1]), 1), width)
+        w = min(max(round(height * ratio[1]), MIN_SIDE_PX), width)
     x, y = (width - w) // 2, (height - h) // 2
     return x, y, x + w, y + h
 

@@ -51,14 +51,14 @@ class DeferredDraw(Augmenter):
     def __init__(self, inner: Augmenter) -> None:
         self.inner = inner
         self.stream = inner.stream
-        self._records = inner.records
+        self.records = inner.records
 
     def __call__(self, view: View, streams: Streams, context: Context) -> View:
         if isinstance(self.inner, ColorChain):
             color_map = self.inner.draw(streams)
             return view if color_map is IDENTITY else replace(view, extra=record_map(view, color_map))
         value = self.inner.draw(streams)  # type: ignore[attr-defined]
-        (name,) = self._records
+        (name,) = self.records
         return replace(view, extra={**view.extra, name: torch.tensor(value)})
 
 

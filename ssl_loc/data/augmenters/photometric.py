@@ -61,8 +61,8 @@ def solarize_config() -> CfgNode:
 class ColorJitter(LinearColor):
     """Brightness, contrast, saturation and hue by random factors in random order (torchvision's semantics).
 
-    In ``mode="matrix"`` the four operations become one affine map: against torchvision, hue is a linear rotation of
-    the chroma plane instead of an HSV shift, and values are rounded and clamped once, not after each operation (see
+    In ``mode="matrix"`` the four operations become one affine map: against torchvision, hue is a linear rotation
+    around the grey axis instead of an HSV shift, and values are rounded and clamped once, not after each operation (see
     ``color_matrix``). ``mode="exact"`` calls torchvision.
 
     Args:
