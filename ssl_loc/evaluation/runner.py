@@ -17,7 +17,7 @@ from ssl_loc.evaluation.data import EvalData
 from ssl_loc.evaluation.weights import Weights
 from ssl_loc.structures import Result
 from ssl_loc.utils.env import collect_env_dict
-from ssl_loc.utils.errors import ConfigError
+from ssl_loc.utils.errors import ConfigError, DataError
 from ssl_loc.utils.file_io import read_json, write_json, write_text
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def run_protocols(
                 "iteration": w.meta.get("iteration"),
                 "published": published(options.PUBLISHED, w.label, name),
                 **result.details,
-                "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                "made": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
                 "environment": environment,
             }
             path = result_path(out, result)
@@ -75,17 +75,26 @@ def result_path(out: str | Path, result: Result) -> Path:
 
 
 def read_results(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
-    """Results from json files, or from every json in (an evaluation's) folders, sorted by name."""
+    """Results as plain dicts, from files or folders, in the order they were made; "file" says where each one lay.
+
+    A folder is the OUT of an evaluation (its results/*.json) or the OUTPUT_DIR of a detection run (its result.json).
+    """
     found: list[dict[str, Any]] = []
     for path in paths:
         folder = Path(path)
-        files = sorted((folder / RESULTS if (folder / RESULTS).is_dir() else folder).glob("*.json"))
-        for file in files if folder.is_dir() else [folder]:
+        files = [folder]
+        if folder.is_dir():
+            files = sorted((folder / RESULTS).glob("*.json")) or sorted(folder.glob("result.json"))
+            if not files:
+                raise DataError(f"no results in {folder}; expected {RESULTS}/*.json (tools/evaluate.py) or result.json")
+        for file in files:
             value = read_json(file)
             if not isinstance(value, dict) or "protocol" not in value or "metrics" not in value:
-                raise ConfigError(f"{file} is no result of an evaluation; expected a json with protocol and metrics")
-            found.append({"details": {}, **value})
-    return found
+                raise DataError(f"{file} is no result of an evaluation; expected a json with protocol and metrics")
+            # A detection's result lies in its run folder, whose name says what it is.
+            label = value.get("details", {}).get("label") or file.resolve().parent.name
+            found.append({**value, "details": {**value.get("details", {}), "label": label}, "file": str(file)})
+    return sorted(found, key=lambda r: r["details"].get("made", ""))
 
 
 def comparison(results: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
@@ -95,13 +104,13 @@ def comparison(results: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[
     """
     datasets: dict[str, set[str]] = {}
     for r in results:
-        datasets.setdefault(_protocol(r), set()).add(_data(r))
+        datasets.setdefault(protocol_name(r), set()).add(data_name(r))
     columns: dict[tuple[str, str, str], None] = {}
     rows: dict[tuple[str, str], dict[tuple[str, str, str], Any]] = {}
     for r in results:
         row = rows.setdefault((r["details"].get("label", r["weights"]), r["digest"]), {})
         for metric, value in r["metrics"].items():
-            key = (_protocol(r), _data(r), metric)
+            key = (protocol_name(r), data_name(r), metric)
             columns[key] = None
             row[key] = value
     heads = [
@@ -129,19 +138,22 @@ def terminal_table(results: Sequence[dict[str, Any]]) -> str:
     from tabulate import tabulate
 
     blocks = []
-    for protocol in dict.fromkeys(_protocol(r) for r in results):
-        part = [r for r in results if _protocol(r) == protocol]
+    for protocol in dict.fromkeys(protocol_name(r) for r in results):
+        part = [r for r in results if protocol_name(r) == protocol]
         columns, rows = comparison(part)
         heads = [c.removeprefix(f"{protocol} ") for c in columns]
-        name = f"{protocol} on {', '.join(dict.fromkeys(_data(r) for r in part))}"
+        name = f"{protocol} on {', '.join(dict.fromkeys(data_name(r) for r in part))}"
         blocks.append(f"{name}\n" + tabulate(rows, headers=heads, floatfmt=".4g", missingval="-"))
     return "\n\n".join(blocks)
 
 
-def _protocol(result: dict[str, Any]) -> str:
-    return f"{result['protocol']} v{result['version']}"
+def protocol_name(result: dict[str, Any]) -> str:
+    """Protocol, version and, for detection, the engine: what must be equal for numbers to be compared."""
+    engine = result["details"].get("engine")
+    return f"{result['protocol']} v{result['version']}" + (f" {engine}" if engine else "")
 
 
-def _data(result: dict[str, Any]) -> str:
-    limit = result["details"].get("limit")
-    return str(result["details"].get("data", "?")) + (f" (first {limit})" if limit else "")
+def data_name(result: dict[str, Any]) -> str:
+    details = result["details"]
+    data = details.get("data") or ", ".join(details.get("recipe", {}).get("DATASETS", {}).get("TEST", [])) or "?"
+    return str(data) + (f" (first {details['limit']})" if details.get("limit") else "")

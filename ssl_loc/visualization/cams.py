@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -53,7 +54,7 @@ def cams_figure(batch: CropBatch, panels: Sequence[CamPanel]) -> Figure:
     colors = method_colors([p.label for p in panels])
     rows = len(batch.names)
     with look():
-        fig = figure(CELL * len(titles) + 0.2, (CELL + 0.16) * rows + 0.35)
+        fig = figure(CELL * len(titles) + 0.2, (CELL + 0.02) * rows + 0.3)
         axes = fig.subplots(rows, len(titles), squeeze=False)
         for r in range(rows):
             query_mask, key_mask = batch.query_mask[r, 0], batch.key_mask[r, 0]
@@ -73,9 +74,9 @@ def cams_figure(batch: CropBatch, panels: Sequence[CamPanel]) -> Figure:
     return fig
 
 
-def _iou_tag(ax: object, iou: float) -> None:
+def _iou_tag(ax: Axes, iou: float) -> None:
     text = "IoU n/a" if iou != iou else f"IoU {iou:.2f}"
-    ax.text(  # type: ignore[attr-defined]
-        0.03, 0.03, text, transform=ax.transAxes, fontsize=7.5, color="white",  # type: ignore[attr-defined]
+    ax.text(
+        0.03, 0.03, text, transform=ax.transAxes, fontsize=7.5, color="white",
         bbox={"facecolor": "black", "edgecolor": "none", "alpha": 0.65, "pad": 1.5},
     )  # fmt: skip

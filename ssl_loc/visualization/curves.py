@@ -12,7 +12,6 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ssl_loc.config.node import load_yaml
 from ssl_loc.utils.errors import DataError
 from ssl_loc.utils.events import METRICS_FILE, read_metrics
 from ssl_loc.visualization.style import figure, look, method_colors
@@ -29,22 +28,23 @@ class Panel:
     title: str
     patterns: tuple[str, ...]
     ylabel: str = ""
-    log_scale: bool = False
 
 
 PANELS = (
     Panel("Contrastive loss", (r"loss/InfoNCE",), "InfoNCE"),
     Panel("Attention loss", (r"loss/GradCAM.*",), "1 - cosine, before its weight"),
-    Panel("Total loss", (r"(loss/)?total(_loss)?",), "weighted sum"),
-    Panel("Similarity to positive and negatives", (r"pos_similarity", r"neg_similarity"), "cosine"),
+    Panel("Total loss", (r"loss",), "weighted sum"),
+    Panel("Similarity of q and keys", (r"pos_similarity", r"neg_similarity"), "cosine"),
     Panel("Pretext accuracy, (K+1)-way", (r"pretext_accuracy",), "share"),
-    Panel("Feature std", (r"feature_std",), "std per dimension"),
-    Panel("Queue: share of real keys", (r"queue_.*real.*|queue_fill.*|.*real_share",), "share"),
+    Panel("Spread of the embedding", (r"feature_std",), "std per dimension"),
+    Panel("Effective rank of the embedding", (r"effective_rank",), "dimensions"),
+    Panel("Queue: share of real keys", (r"queue_real_share",), "share"),
     Panel("Attention: cosine with the mask", (r"attention_cosine",), "cosine"),
     Panel("Zero Grad-CAM, skipped images", (r"zero_cam_rate", r"attention_skipped_rate"), "share"),
-    Panel("Crop constraint not met", (r".*unmet.*",), "share"),
+    Panel("Crop constraint not met", (r"crop_unmet_rate",), "share of crops"),
+    Panel("Gradient norm", (r"grad_norm",), "before clipping"),
     Panel("Learning rate", (r"lr",), "lr"),
-    Panel("Speed", (r"images_per_s.*",), "images / s"),
+    Panel("Speed", (r"images_per_second",), "images / s"),
 )
 STYLES = ("-", "--", ":")
 
@@ -55,7 +55,6 @@ class Run:
 
     label: str
     rows: list[dict[str, Any]]
-    embed_dim: int | None
 
     def names(self) -> set[str]:
         return {name for row in self.rows for name in row if name != "iteration"}
@@ -70,14 +69,20 @@ class Run:
 
 
 def load_run(folder: str | Path, label: str = "") -> Run:
-    """Read metrics.jsonl (and the embedding size from config.yaml) of a run folder."""
+    """Read metrics.jsonl of a run folder."""
     folder = Path(folder)
     if not (folder / METRICS_FILE).is_file():
         raise DataError(f"no {METRICS_FILE} in {folder}; expected the OUTPUT_DIR of a run of tools/train_net.py")
-    dim = None
-    if (folder / "config.yaml").is_file():
-        dim = load_yaml(folder / "config.yaml").get("MODEL", {}).get("MOCO", {}).get("DIM")
-    return Run(label or folder.resolve().name, read_metrics(folder), dim)
+    return Run(label or folder.resolve().name, read_metrics(folder))
+
+
+def load_runs(folders: Sequence[str | Path]) -> list[Run]:
+    """Runs by folder, each with its own name: the folder's, or more of the path where two share it."""
+    paths = [Path(folder).resolve() for folder in folders]
+    names = [path.name for path in paths]
+    return [
+        load_run(p, n if names.count(n) == 1 else f"{p.parent.name}/{n}") for p, n in zip(paths, names, strict=True)
+    ]
 
 
 def curves_figure(runs: Sequence[Run]) -> Figure:
@@ -120,21 +125,22 @@ def _draw(ax: Axes, panel: Panel, found: Sequence[str], runs: Sequence[Run], col
         ]
         ax.legend(handles=grey, loc="best")
     _references(ax, panel, runs)
+    if panel.ylabel.startswith("share"):
+        # A rate of 0 is a line on the axis, not in the middle of a made-up range.
+        ax.set_ylim(0, max(0.1, 1.05 * ax.get_ylim()[1]))
+
+
+# Panel -> (number whose last value is a line to read the curve against, its label).
+REFERENCES = {
+    "Contrastive loss": ("chance_loss", "chance, ln(K+1) = {:.2f}"),
+    "Spread of the embedding": ("feature_std_ideal", "1/sqrt(D) = {:.3f}"),
+}
 
 
 def _references(ax: Axes, panel: Panel, runs: Sequence[Run]) -> None:
-    """Lines to read a curve against: chance level and collapse-free spread."""
-    levels: dict[float, str] = {}
-    if panel.title == "Contrastive loss":
-        for run in runs:
-            _, values = run.series("chance_loss")
-            if values:
-                levels[round(values[-1], 4)] = f"chance, ln(K+1) = {values[-1]:.2f}"
-    if panel.title == "Feature std":
-        for run in runs:
-            if run.embed_dim:
-                levels[run.embed_dim**-0.5] = f"1/sqrt({run.embed_dim}) = {run.embed_dim**-0.5:.3f}"
-    for level, text in levels.items():
-        ax.axhline(level, color="#555555", linewidth=1.0, linestyle=(0, (4, 3)), label=text)
+    name, text = REFERENCES.get(panel.title, ("", ""))
+    levels = dict.fromkeys(round(values[-1], 4) for run in runs if (values := run.series(name)[1]))
+    for level in levels:
+        ax.axhline(level, color="#555555", linewidth=1.0, linestyle=(0, (4, 3)), label=text.format(level))
     if levels:
         ax.legend(loc="best")

@@ -35,6 +35,7 @@ def masked_picture(image: Tensor, mask: Tensor) -> np.ndarray:
 def show(ax: Axes, picture: np.ndarray | None, title: str = "", color: str = "#222222") -> None:
     """Show a picture without axes; None draws an empty cell that says so."""
     ax.set_axis_off()
+    ax.set_anchor("N")  # pictures of one row start at one height, whatever their shape
     if picture is None:
         ax.text(0.5, 0.5, "no mask", ha="center", va="center", color="#888888", transform=ax.transAxes)
     elif picture.ndim == 2:
@@ -45,8 +46,10 @@ def show(ax: Axes, picture: np.ndarray | None, title: str = "", color: str = "#2
         ax.set_title(title, fontsize=9, fontweight="normal", color=color, pad=3)
 
 
-def draw_box(ax: Axes, box: Sequence[float], color: str, label: str = "", style: str = "-", width: float = 1.8) -> None:
-    """An XYXY box in pixels, with a small label in its upper left corner."""
+def draw_box(
+    ax: Axes, box: Sequence[float], color: str, label: str = "", style: str = "-", width: float = 1.8, low: bool = False
+) -> None:
+    """An XYXY box in pixels, with a small label in its upper left corner (``low``: lower right)."""
     x1, y1, x2, y2 = (float(v) for v in box)
     # Pixel i covers [i - .5, i + .5] in matplotlib's picture frame.
     ax.add_patch(
@@ -54,13 +57,13 @@ def draw_box(ax: Axes, box: Sequence[float], color: str, label: str = "", style:
     )
     if label:
         ax.text(
-            x1,
-            y1,
+            x2 if low else x1,
+            y2 if low else y1,
             label,
             fontsize=7,
             color="white",
-            va="top",
-            ha="left",
+            va="bottom" if low else "top",
+            ha="right" if low else "left",
             clip_on=True,
             bbox={"facecolor": color, "edgecolor": "none", "pad": 1.2, "alpha": 0.9},
         )

@@ -1,0 +1,106 @@
+"""What the network is given: source photos with their crop boxes and masks, and the views made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ssl_loc.config import CfgNode
+from ssl_loc.data.augmenters.build import build_device_photometric
+from ssl_loc.data.build import build_mapper
+from ssl_loc.data.collate import collate
+from ssl_loc.data.mapper import MappedImage
+from ssl_loc.structures import Sample, View
+from ssl_loc.visualization.pictures import draw_box, mask_outline, show, to_rgb
+from ssl_loc.visualization.style import MET, UNMET, figure, look
+
+CELL = 1.6  # inches
+# Photos are mostly 4:3 or 3:2, views are square.
+SOURCE_WIDTH = 1.4
+# Line styles tell the views apart, colours tell whether the constraint was met.
+STYLES = ("-", "--", "-.", ":")
+
+
+@dataclass
+class ViewRow:
+    """One image: the decoded sample and its views."""
+
+    sample: Sample
+    views: list[View]
+
+
+def sample_views(cfg: CfgNode, count: int, epoch: int = 0) -> list[ViewRow]:
+    """The views that training with ``cfg`` makes of ``count`` images, evenly spread over the dataset, in ``epoch``."""
+    mapper = build_mapper(cfg)
+    count = min(count, len(mapper))
+    rows, mapped = [], []
+    for index in dict.fromkeys(int(i) for i in np.linspace(0, len(mapper) - 1, count).round()):
+        sample = mapper.sample(index)
+        views = mapper.views(sample, epoch)
+        rows.append(ViewRow(sample, views))
+        mapped.append(MappedImage(index, sample.label, sample.path, views))
+    photometric = build_device_photometric(cfg)
+    if photometric is not None:
+        _apply(rows, photometric(collate(mapped)).images)
+    return rows
+
+
+def _apply(rows: Sequence[ViewRow], images: Sequence[torch.Tensor]) -> None:
+    """Put images after the deferred colour operations back into the views."""
+    for n, row in enumerate(rows):
+        for v, view in enumerate(row.views):
+            view.image = images[v][n].round().clamp(0, 255).to(torch.uint8)
+
+
+def views_figure(rows: Sequence[ViewRow]) -> Figure:
+    """Rows: images. Columns: source with mask outline and crop boxes, the mask, then each view and its mask."""
+    has_masks = any(row.sample.saliency is not None for row in rows)
+    names = ["query", "key"] if len(rows[0].views) == 2 else [f"view {v + 1}" for v in range(len(rows[0].views))]
+    titles = ["source and crops", *(["mask"] if has_masks else [])]
+    for name in names:
+        titles += [name, f"{name}'s mask"] if has_masks else [name]
+    with look():
+        widths = [SOURCE_WIDTH if i < (2 if has_masks else 1) else 1.0 for i in range(len(titles))]
+        fig = figure(CELL * sum(widths) + 0.2, (CELL + 0.05) * len(rows) + 0.3)
+        axes = fig.subplots(len(rows), len(titles), squeeze=False, width_ratios=widths)
+        for cells, row in zip(axes, rows, strict=True):
+            _source(cells[0], row, names)
+            at = 1
+            if has_masks:
+                show(cells[1], None if row.sample.saliency is None else row.sample.saliency.numpy())
+                at = 2
+            for view in row.views:
+                show(cells[at], to_rgb(view.image))
+                if has_masks:
+                    show(cells[at + 1], None if view.mask is None else view.mask[0].numpy())
+                at += 2 if has_masks else 1
+        for ax, title in zip(axes[0], titles, strict=True):
+            ax.set_title(title, fontsize=9.5, fontweight="bold", pad=4)
+    return fig
+
+
+def _source(ax: Axes, row: ViewRow, names: Sequence[str]) -> None:
+    show(ax, to_rgb(row.sample.image))
+    size = (row.sample.height, row.sample.width)
+    if row.sample.saliency is not None:
+        mask_outline(ax, row.sample.saliency.numpy(), size)
+    for v, (view, name) in enumerate(zip(row.views, names, strict=True)):
+        met = view.geometry.constraint_met
+        label = name + (", flipped" if view.geometry.flip else "") + ("" if met else ", NOT met")
+        color = MET if met else UNMET
+        draw_box(ax, view.geometry.box, color, label, STYLES[v % len(STYLES)], low=v == 1)
+
+
+def views_caption(rows: Sequence[ViewRow]) -> str:
+    """One sentence for the report, with the rate of unmet constraints in what is shown."""
+    boxes = [view.geometry for row in rows for view in row.views]
+    unmet = sum(not g.constraint_met for g in boxes)
+    return (
+        "Source photos with the mask's outline (yellow) and the crop boxes (query solid, key dashed; green: the crop "
+        f"constraint is met, orange: not met, {unmet} of {len(boxes)} here), and the views that the network sees."
+    )

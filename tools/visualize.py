@@ -1,0 +1,87 @@
+#!/usr/bin/env python
+"""Pictures and reports as static files; no display is needed."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from ssl_loc.utils.cli import run_tool
+from ssl_loc.utils.logger import setup_logger
+from ssl_loc.visualization import commands
+
+EXAMPLES = """
+examples:
+  # Source photos with crop boxes and masks (constraint met or not), and the views made of them
+  python tools/visualize.py views --config-file configs/quick/cast.yaml --out output/pictures \\
+      DATA.TRAIN folder:photos DATA.MASKS.SOURCE folder DATA.MASKS.ROOT maps
+  # Similarity Grad-CAM of several models side by side
+  python tools/visualize.py cams --weights MoCo=output/moco CAST=output/cast --data folder:photos --masks folder:maps \\
+      --out output/pictures
+  # Density of the grounding IoU, from results of tools/evaluate.py
+  python tools/visualize.py density --results output/eval --out output/pictures
+  # Training curves
+  python tools/visualize.py curves --run output/moco output/cast --out output/pictures
+  # Detections beside the ground truth, from OUTPUT_DIRs of tools/finetune_det.py
+  python tools/visualize.py detections --results output/det_random output/det_cast --out output/pictures
+  # All of it in one html file that loads nothing from anywhere
+  python tools/visualize.py report --run output/cast output/moco --results output/eval output/det_cast \\
+      --data folder:photos --masks folder:maps --out report.html
+"""
+FORMAT = argparse.RawDescriptionHelpFormatter
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES, formatter_class=FORMAT)
+    sub = parser.add_subparsers(required=True, metavar="{views,cams,density,curves,detections,report}")
+
+    def command(name: str, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+        made = sub.add_parser(name, help=(run.__doc__ or "").splitlines()[0], description=run.__doc__)
+        made.set_defaults(run=run)
+        made.add_argument("--out", required=True, metavar="PATH", help="folder for PNGs (report: the html file)")
+        return made
+
+    views = command("views", commands.views)
+    views.add_argument("--config-file", required=True, metavar="F", help="config of the run")
+    views.add_argument("--count", type=int, default=8, help="images (default 8)")
+    views.add_argument("--epoch", type=int, default=0, help="another epoch has other crops")
+    views.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config overrides")
+
+    cams = command("cams", commands.cams)
+    cams.add_argument("--weights", required=True, nargs="+", metavar="[LABEL=]F", help="run folders or checkpoints")
+    cams.add_argument("--count", type=int, default=8, help="images (default 8)")
+    cams.add_argument("--set", nargs="+", default=[], metavar="KEY VALUE", dest="options", help="as in evaluate.py")
+
+    density = command("density", commands.density)
+    curves = command("curves", commands.curves)
+    detections = command("detections", commands.detections)
+    detections.add_argument("--count", type=int, default=6, help="images (default 6)")
+
+    report = command("report", commands.report)
+    report.add_argument("--title", default="", help="default: names of the runs")
+    report.add_argument("--count", type=int, default=6, help="images per picture (default 6)")
+    report.add_argument("--weights", nargs="*", default=[], metavar="[LABEL=]F", help="default: the runs' checkpoints")
+    report.add_argument("--set", nargs="+", default=[], metavar="KEY VALUE", dest="options", help="as in evaluate.py")
+
+    for each in (density, detections, report):
+        each.add_argument(
+            "--results", nargs="+", default=[], metavar="R", help="result jsons or folders that hold them"
+        )
+    for each in (curves, report):
+        each.add_argument("--run", nargs="+", required=True, metavar="DIR", dest="runs", help="OUTPUT_DIRs of runs")
+    for each, needed in ((cams, True), (report, False)):
+        each.add_argument("--data", required=needed, metavar="D", help="dataset, as in evaluate.py")
+        each.add_argument("--masks", default="ground_truth", metavar="M", help="ground_truth or folder:DIR")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    setup_logger()
+    Path(args.out).resolve().parent.mkdir(parents=True, exist_ok=True)
+    args.run(args)
+
+
+if __name__ == "__main__":
+    run_tool(main)
