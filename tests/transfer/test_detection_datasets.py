@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from helpers.detection_data import CLASSES, draw_detection_data
 
 from ssl_loc.transfer.datasets import get_detection_dataset, get_detection_datasets, require_masks
 from ssl_loc.transfer.sampling import Slot, TrainingBatches, without_empty
 from ssl_loc.utils.errors import ConfigError, DataError
-from tests.helpers.detection_data import CLASSES, draw_detection_data
 
 
 @pytest.fixture

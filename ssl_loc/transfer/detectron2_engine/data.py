@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import (
     DatasetCatalog,
@@ -118,7 +119,15 @@ class TrainingLoader:
             self._grouping,
             self.start_iteration,
         )
-        for batch in DataLoader(self._images, batch_sampler=batches, num_workers=self._workers, collate_fn=list):
+        # A generator of its own: making the iterator would otherwise draw from the one that samples anchors.
+        loader = DataLoader(
+            self._images,
+            batch_sampler=batches,
+            num_workers=self._workers,
+            collate_fn=list,
+            generator=torch.Generator(),
+        )
+        for batch in loader:
             self.last_files = [row["file_name"] for row in batch]
             yield batch
 

@@ -1,0 +1,290 @@
+"""The detectron2 engine: weights arrive, features are equal, runs train, resume and evaluate."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.ddp import run_in_processes
+from helpers.detection_data import draw_detection_data
+
+from ssl_loc.modeling.backbone import build_backbone_from_description
+from ssl_loc.transfer.build import TransferJob, Trunk, choose_engine
+from ssl_loc.transfer.detectron2_engine import Detectron2Engine
+from ssl_loc.transfer.metrics import evaluate
+from ssl_loc.transfer.recipe import architecture, load_recipe
+from ssl_loc.transfer.run import random_trunk
+from ssl_loc.transfer.weights import trunk_digest
+from ssl_loc.utils.errors import ConfigError, EngineUnavailableError, UserError, WeightsError
+
+HERE, WHY = Detectron2Engine().available()
+needs_detectron2 = pytest.mark.skipif(not HERE, reason=WHY)
+pytestmark = pytest.mark.detectron2
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "detection"
+QUICK = {"C4": "quick/voc_R18_C4.yaml", "FPN": "quick/voc_R18_FPN.yaml", "mask": "quick/coco_R18_FPN_mask.yaml"}
+FULL = {"C4": "Base-RCNN-C4.yaml", "FPN": "Base-RCNN-FPN.yaml"}
+NARROW = {"depth": 18, "width": 8, "layers": [1, 1, 1, 1]}
+
+
+def test_absence_is_one_helpful_sentence(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    usable, reason = Detectron2Engine().available()
+    assert not usable and "--no-build-isolation" in reason and "--engine torchvision" in reason
+    with pytest.raises(EngineUnavailableError, match="detectron2 is not installed"):
+        choose_engine("detectron2")
+
+
+def trunk_of(kwargs, seed=0):
+    """A trunk with statistics as after training, and the module it came from."""
+    torch.manual_seed(seed)
+    module = build_backbone_from_description({"name": "ResNet", "kwargs": kwargs})
+    for name, value in module.state_dict().items():
+        if name.endswith(("running_mean", "running_var")):
+            value.copy_(torch.rand_like(value) * 0.2 + (0.9 if name.endswith("var") else -0.1))
+    state = module.state_dict()
+    return module.eval(), Trunk(state, {"backbone": module.describe()}, "test", trunk_digest(state))
+
+
+def detector_with(kind, trunk, tmp_path, *overrides):
+    from ssl_loc.transfer.detectron2_engine.engine import make_config
+    from ssl_loc.transfer.detectron2_engine.model import build_detector, load_into
+
+    depth = str(trunk.meta["backbone"]["kwargs"]["depth"])
+    recipe = load_recipe(CONFIGS / FULL[kind], ["MODEL.RESNETS.DEPTH", depth, *overrides])
+    cfg = make_config(TransferJob(recipe, tmp_path, trunk=trunk), recipe, trunk.meta["backbone"])
+    model = build_detector(cfg, 0)
+    load_into(model, trunk, architecture(recipe))
+    return model.eval()
+
+
+SHAPES = {
+    "R18": {"depth": 18},
+    "R50": {"depth": 50},
+    "R50 narrow": {"depth": 50, "width": 16},
+    "basic narrow": NARROW,
+    "small stem": {"depth": 18, "width": 16, "stem": "small"},
+    "short bottlenecks": {"depth": 50, "width": 8, "layers": [1, 2, 1, 1]},
+}
+
+
+@needs_detectron2
+@pytest.mark.parametrize("kind", ["C4", "FPN"])
+@pytest.mark.parametrize("shape", SHAPES)
+@torch.no_grad()
+def test_features_are_the_trunks(kind, shape, tmp_path):
+    """detectron2's modules give what our trunk gives on the same image, for every level."""
+    if kind == "FPN" and shape == "small stem":
+        levels = ["MODEL.RPN.IN_FEATURES", "['p1','p2','p3','p4','p5']"]
+        levels += ["MODEL.ROI_HEADS.IN_FEATURES", "['p1','p2','p3','p4']"]
+    else:
+        levels = []
+    module, trunk = trunk_of(SHAPES[shape])
+    model = detector_with(kind, trunk, tmp_path, *levels)
+    picture = torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)
+    batch = model.preprocess_image([{"image": picture}])
+    if kind == "C4":
+        found = model.backbone(batch.tensor)
+        res5 = found["res4"]
+        for name, layer in model.roi_heads.res5.named_children():
+            res5 = res5 if name == "norm" else layer(res5)
+        found = {**found, "res5": res5}
+        assert model.backbone.output_shape()["res4"].stride == module.strides["res4"]
+    else:
+        found = model.backbone.bottom_up(batch.tensor)
+        assert list(found) == ["res2", "res3", "res4", "res5"]
+        first = next(iter(model.backbone.output_shape().values()))
+        assert first.stride == module.strides["res2"]
+    mean, std = torch.tensor([123.675, 116.28, 103.53]), torch.tensor([58.395, 57.12, 57.375])
+    expected = module(((picture - mean[:, None, None]) / std[:, None, None])[None])
+    for level, value in found.items():
+        assert (value - expected[level]).norm() / expected[level].norm() < 1e-4, level
+
+
+@needs_detectron2
+def test_extra_norm_follows_res5(tmp_path):
+    for depth, blocks in ((18, 2), (50, 3)):
+        model = detector_with("C4", trunk_of({"depth": depth})[1], tmp_path)
+        assert [name for name, _ in model.roi_heads.res5.named_children()] == [*map(str, range(blocks)), "norm"]
+        assert model.roi_heads.res5.norm.num_features == model.roi_heads.box_predictor.cls_score.in_features
+    # The stock head, asked for by name, has none; with basic blocks too.
+    plain = detector_with("C4", trunk_of({"depth": 18})[1], tmp_path, "MODEL.ROI_HEADS.NAME", "Res5ROIHeads")
+    assert [name for name, _ in plain.roi_heads.res5.named_children()] == ["0", "1"]
+
+
+@needs_detectron2
+def test_weights_of_another_shape_are_refused(tmp_path):
+    _, trunk = trunk_of({"depth": 18})
+    trunk.state["layer4.0.conv1.weight"] = torch.zeros(1, 256, 3, 3)
+    with pytest.raises(WeightsError, match=r"layer4.0.conv1.weight is \(1, 256, 3, 3\)"):
+        detector_with("C4", trunk, tmp_path)
+    _, trunk = trunk_of({"depth": 18})
+    del trunk.state["layer3.1.bn2.running_var"]
+    with pytest.raises(WeightsError, match="res4.1.conv2.norm.running_var of the model got no weights"):
+        detector_with("FPN", trunk, tmp_path)
+
+
+@needs_detectron2
+def test_host_adaptation_names_each_change():
+    from ssl_loc.transfer.detectron2_engine.config import NORM_KEYS, adapt_cfg_to_host, to_detectron2
+
+    keys = [item for key in NORM_KEYS for item in (key, "SyncBN")]
+    recipe = load_recipe(CONFIGS / FULL["FPN"], [*keys, "SOLVER.AMP.ENABLED", "True"])
+    for processes, kind in ((1, "BN"), (2, "naiveSyncBN")):
+        cfg = to_detectron2(recipe)
+        changes = adapt_cfg_to_host(cfg, processes, cuda=False)
+        assert (cfg.MODEL.DEVICE, cfg.SOLVER.AMP.ENABLED) == ("cpu", False)
+        assert {cfg.MODEL.RESNETS.NORM, cfg.MODEL.FPN.NORM, cfg.MODEL.ROI_MASK_HEAD.NORM} == {kind}
+        assert len(changes) == 2 + len(NORM_KEYS) and f"MODEL.FPN.NORM: 'SyncBN' -> '{kind}'" in changes
+    cfg = to_detectron2(recipe)
+    assert adapt_cfg_to_host(cfg, 8, cuda=True) == [] and cfg.MODEL.FPN.NORM == "SyncBN"
+
+
+@needs_detectron2
+def test_config_has_the_recipe_and_none_of_our_keys():
+    from ssl_loc.transfer.detectron2_engine.config import to_detectron2
+
+    cfg = to_detectron2(load_recipe(CONFIGS / FULL["C4"]))
+    assert "TRANSFER" not in cfg and cfg.MODEL.ROI_HEADS.NAME == "Res5ROIHeadsExtraNorm"
+    assert cfg.INPUT.FORMAT == "RGB" and cfg.MODEL.BACKBONE.FREEZE_AT == 0 and cfg.TEST.PRECISE_BN.NUM_ITER == 200
+    with pytest.raises(ConfigError, match="does not run MODEL.KEYPOINT_ON True"):
+        to_detectron2(load_recipe(CONFIGS / FULL["C4"], ["MODEL.KEYPOINT_ON", "True"]))
+
+
+def tiny_recipe(kind, names, out, *overrides):
+    """A quick recipe, smaller still, on drawn data."""
+    style = "coco" if kind == "mask" else "voc"
+    keys = {
+        "TRANSFER.BACKBONE.KWARGS": NARROW,
+        "TRANSFER.LOG_PERIOD": 1,
+        "MODEL.ROI_HEADS.NUM_CLASSES": 2,
+        "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 8,
+        "INPUT.MIN_SIZE_TRAIN": (64, 80),
+        "INPUT.MIN_SIZE_TEST": 64,
+        "DATASETS.TRAIN": (names[f"{style}_train"],),
+        "DATASETS.TEST": (names[f"{style}_test"],),
+        "SOLVER.MAX_ITER": 3,
+        "SOLVER.STEPS": (2,),
+        "SOLVER.WARMUP_ITERS": 1,
+        "SOLVER.CHECKPOINT_PERIOD": 2,
+        "TEST.PRECISE_BN.NUM_ITER": 2,
+        "OUTPUT_DIR": str(out),
+    }
+    if kind != "C4":
+        keys |= {"MODEL.FPN.OUT_CHANNELS": 16, "MODEL.ROI_BOX_HEAD.FC_DIM": 16, "MODEL.ROI_MASK_HEAD.CONV_DIM": 8}
+    words = [str(word) for pair in keys.items() for word in pair]
+    return load_recipe(CONFIGS / QUICK[kind], [*words, *map(str, overrides)])
+
+
+def run(recipe, **job):
+    from ssl_loc.transfer.detectron2_engine.engine import run_job
+
+    if "detector" not in job:
+        job["trunk"] = random_trunk(recipe)
+    return run_job(TransferJob(recipe, Path(recipe.OUTPUT_DIR), **job))
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory):
+    return draw_detection_data(tmp_path_factory.mktemp("shapes"))
+
+
+@needs_detectron2
+@pytest.mark.parametrize("kind", ["C4", "FPN", "mask"])
+def test_three_iterations_and_evaluation(kind, names, tmp_path):
+    from ssl_loc.transfer.datasets import get_detection_dataset
+
+    # Every detection counts here, however unsure.
+    recipe = tiny_recipe(kind, names, tmp_path, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "TEST.EVAL_PERIOD", 2)
+    ((name, predictions),) = run(recipe).items()
+    dataset = get_detection_dataset(name)
+    assert [p.image_id for p in predictions] == [row["image_id"] for row in dataset.dicts]
+    assert sum(map(len, predictions)) > 0 and all((p.masks is None) == (kind != "mask") for p in predictions)
+    metrics = evaluate(dataset, predictions, kind == "mask")
+    assert 0 <= metrics["bbox/AP"] <= metrics["bbox/AP50"] <= 100 and ("segm/AP" in metrics) == (kind == "mask")
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["iteration"] for row in rows] == [1, 2, 3] and all(math.isfinite(row["total_loss"]) for row in rows)
+    assert "bbox/AP50" in rows[1] and "bbox/AP50" not in rows[0]
+    # Warm-up from a thousandth, then one decay.
+    assert [row["lr"] for row in rows] == pytest.approx([1e-5, 1e-2, 1e-3])
+    stored = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    assert stored["iteration"] == 2 and stored["about"]["backbone"]["kwargs"]["width"] == 8
+    assert "TRANSFER" not in (tmp_path / "detectron2_config_adapted.yaml").read_text()
+    # The same process can run it again, and evaluation alone gives the same detections.
+    again = run(tiny_recipe(kind, names, tmp_path / "eval"), detector=tmp_path / "model_final.pth")[name]
+    kept = [p.scores[p.scores > recipe.MODEL.ROI_HEADS.SCORE_THRESH_TEST] for p in predictions]
+    for before, after in zip(kept, again, strict=True):
+        assert torch.allclose(torch.tensor(before[: len(after)]), torch.tensor(after.scores), atol=1e-6)
+
+
+@needs_detectron2
+def test_resume_gives_the_same_bits(names, tmp_path):
+    straight, broken = (tiny_recipe("C4", names, tmp_path / name) for name in ("straight", "broken"))
+    run(straight)
+    (tmp_path / "broken").mkdir()
+    shutil.copy(tmp_path / "straight/model_0000001.pth", tmp_path / "broken")
+    (tmp_path / "broken/last_checkpoint").write_text("model_0000001.pth")
+    run(broken, resume=True)
+    a, b = (torch.load(tmp_path / f"{n}/model_final.pth", weights_only=True) for n in ("straight", "broken"))
+    assert a["model"].keys() == b["model"].keys()
+    assert all(torch.equal(a["model"][key], b["model"][key]) for key in a["model"])
+    # Only the missing iteration was trained.
+    assert len((tmp_path / "broken/metrics.jsonl").read_text().splitlines()) == 1
+    run(broken, resume=True)  # nothing left: only predictions
+    other = tiny_recipe("C4", names, tmp_path / "broken", "MODEL.ROI_HEADS.NAME", "Res5ROIHeads")
+    with pytest.raises(WeightsError, match="roi_heads.res5.norm"):
+        run(other, resume=True)
+
+
+@needs_detectron2
+def test_divergence_names_iteration_and_files(names, tmp_path):
+    recipe = tiny_recipe(
+        "C4", names, tmp_path, "SOLVER.BASE_LR", "1e30", "SOLVER.MAX_ITER", 6, "SOLVER.WARMUP_ITERS", 0
+    )
+    with pytest.raises(
+        UserError, match=r"diverged at iteration \d+ \(lr 1e\+30, batch: .*train_00\d.jpg.*SOLVER.BASE_LR"
+    ):
+        run(recipe)
+
+
+@needs_detectron2
+def test_broken_image_is_named(tmp_path):
+    names = draw_detection_data(tmp_path / "data")
+    for path in (tmp_path / "data/VOCdevkit/VOC2007/JPEGImages").glob("train_*.jpg"):
+        path.write_bytes(b"no picture")
+    with pytest.raises(UserError, match="train_00.*cannot be used"):
+        run(tiny_recipe("C4", names, tmp_path / "out"))
+
+
+@needs_detectron2
+def test_run_length_masks_need_bitmask_format(tmp_path):
+    names = draw_detection_data(tmp_path / "data")
+    path = tmp_path / "data/coco/annotations/instances_train.json"
+    content = json.loads(path.read_text())
+    for annotation in content["annotations"]:
+        annotation["segmentation"] = {"size": [72, 88], "counts": [0, 100, 72 * 88 - 100]}
+    path.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match="set INPUT.MASK_FORMAT bitmask"):
+        run(tiny_recipe("mask", names, tmp_path / "out"))
+
+
+def _train_in_a_group(rank, names, out):
+    """Top level, so that a new process can import it: parameters and buffers after three steps."""
+    recipe = tiny_recipe("FPN", names, out, "MODEL.FPN.NORM", "SyncBN")
+    predictions = run(recipe)
+    state = torch.load(Path(out) / "model_final.pth", weights_only=True)["model"]
+    return {"state": state, "predicted": [len(p.image_id) > 0 for found in predictions.values() for p in found]}
+
+
+@needs_detectron2
+def test_two_processes_train_one_model(names, tmp_path):
+    first, second = run_in_processes(_train_in_a_group, 2, names, str(tmp_path))
+    # The main process gathers the predictions of both; the other one returns none.
+    assert first["predicted"] == [True] * 3 and second["predicted"] == []
+    assert "naiveSyncBN" in (tmp_path / "detectron2_config_adapted.yaml").read_text()
+    assert all(torch.isfinite(value).all() for value in first["state"].values())
