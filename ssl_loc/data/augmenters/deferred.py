@@ -87,7 +87,7 @@ class DevicePhotometric:
 
     def apply(self, images: Tensor, drawn: dict[str, Tensor]) -> Tensor:
         """One view of the batch: ``images`` (N, 3, h, w) uint8, ``drawn`` with leading N -> float32 0..255."""
-        x = images.float()
+        x = images.to(torch.float32, memory_format=torch.contiguous_format)
         if COLOR_MAP in drawn:
             x = apply_color_maps(x, drawn[COLOR_MAP])
         if BLUR_SIGMA in drawn:
