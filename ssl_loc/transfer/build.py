@@ -36,7 +36,7 @@ class Trunk:
         meta: what the exported file says about itself: "backbone" {"name", "kwargs"}, "pixel_mean" and "pixel_std"
             (RGB, 0..255), "channel_order" "RGB", "stride_in_1x1", and its provenance.
         source: path of the file, or "random".
-        digest: of the tensors (:func:`ssl_loc.transfer.weights.trunk_digest`).
+        digest: of the tensors (:func:`ssl_loc.checkpoint.files.tensor_digest`).
     """
 
     state: dict[str, Tensor]

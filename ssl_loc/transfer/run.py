@@ -6,11 +6,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from ssl_loc.checkpoint.files import tensor_digest
 from ssl_loc.structures.result import Result
 from ssl_loc.transfer.build import DetectionEngine, TransferJob, Trunk, choose_engine
 from ssl_loc.transfer.recipe import Recipe, dataset_names
 from ssl_loc.transfer.trunk_check import check_trunk
-from ssl_loc.transfer.weights import describe, trunk_digest, trunk_only
+from ssl_loc.transfer.weights import describe, trunk_only
 from ssl_loc.utils.comm import is_main_process
 from ssl_loc.utils.errors import ConfigError, WeightsError
 from ssl_loc.utils.file_io import file_digest, write_json, write_text
@@ -82,7 +83,7 @@ def read_trunk(path: str) -> Trunk:
         )
     file = load_backbone(path)
     state = trunk_only(file.model)
-    return Trunk(state, dict(file.meta), str(path), trunk_digest(state))
+    return Trunk(state, dict(file.meta), str(path), tensor_digest(state))
 
 
 def random_trunk(recipe: Recipe) -> Trunk:
@@ -104,7 +105,7 @@ def random_trunk(recipe: Recipe) -> Trunk:
         "stride_in_1x1": False,
         "method": RANDOM,
     }
-    return Trunk(state, meta, RANDOM, trunk_digest(state))
+    return Trunk(state, meta, RANDOM, tensor_digest(state))
 
 
 def described_backbone(recipe: Recipe) -> dict[str, Any]:

@@ -7,7 +7,6 @@ values bit by bit afterwards.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -195,16 +194,6 @@ def verify_loaded(
             "Check MODEL.RESNETS.DEPTH and NORM against the trunk that was exported"
         )
     return LoadReport(len(used), dropped, rest)
-
-
-def trunk_digest(trunk: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes of all tensors (sorted by name), first 16 hex digits."""
-    digest = hashlib.sha256()
-    for key in sorted(trunk):
-        value = trunk[key].detach().cpu().contiguous()
-        digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def shorten(items: list[str], separator: str = ", ") -> str:
