@@ -83,8 +83,8 @@ def report(args: argparse.Namespace) -> None:
         weights, protocol, data = _grounding(args, args.weights or args.runs)
         sections.append(cams_section(weights, data, protocol, args.count))
     sections += [density_section(results), detections_section(results, args.count)]
-    title = args.title or ", ".join(run.label for run in runs)
-    subtitle = "Pretraining report" + (f": {len(runs)} runs side by side" if len(runs) > 1 else "")
+    title = args.title or f"Pretraining: {', '.join(run.label for run in runs)}"
+    subtitle = ", ".join(str(folder) for folder in folders)
     logger.info("wrote %s", build_report(title, sections, args.out, subtitle))
 
 

@@ -127,7 +127,8 @@ def _draw(ax: Axes, panel: Panel, found: Sequence[str], runs: Sequence[Run], col
     _references(ax, panel, runs)
     if panel.ylabel.startswith("share"):
         # A rate of 0 is a line on the axis, not in the middle of a made-up range.
-        ax.set_ylim(0, max(0.1, 1.05 * ax.get_ylim()[1]))
+        top = max(0.1, ax.get_ylim()[1])
+        ax.set_ylim(-0.03 * top, 1.02 * top)
 
 
 # Panel -> (number whose last value is a line to read the curve against, its label).

@@ -20,7 +20,8 @@ nav a { color: var(--accent); text-decoration: none; font-size: .9rem; padding: 
 nav a:hover, nav a:focus { border-color: var(--accent); }
 .scroll { overflow-x: auto; -webkit-overflow-scrolling: touch; margin: 12px 0 18px; }
 table { border-collapse: collapse; font-size: .925rem; font-variant-numeric: tabular-nums; min-width: 320px; }
-caption { caption-side: bottom; text-align: left; color: var(--soft); font-size: .875rem; padding-top: 8px; }
+p.caption { margin: 18px 0 -4px; font-weight: 600; font-size: .95rem; overflow-wrap: anywhere; }
+tr.marked td { background: #fff8e6; }
 th, td { padding: 6px 14px 6px 10px; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { font-weight: 600; white-space: nowrap; background: var(--band); }
 td.num, th.num { text-align: right; white-space: nowrap; }

@@ -10,6 +10,7 @@ Pictures are embedded, so the file can be mailed; it loads nothing from anywhere
 from __future__ import annotations
 
 import html
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -31,15 +32,17 @@ class Table:
 
     Attributes:
         columns: headings.
-        rows: values; None is an empty cell; floats are rounded, everything else is shown as text.
-        caption: what one sees, one sentence.
-        best: column -> "max" or "min": the best number of that column is set in bold.
+        rows: values; None is an empty cell; floats are rounded alike within a column, the rest is shown as text.
+        caption: what one sees; stands above the table.
+        best: column -> "max" or "min": the best number of that column is set in bold, unless all are equal.
+        marked: numbers of the rows to set off.
     """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
     caption: str = ""
     best: dict[str, str] = field(default_factory=dict)
+    marked: Sequence[int] = ()
 
 
 @dataclass
@@ -105,26 +108,28 @@ def _section(section: Section, anchor: str) -> str:
 
 def _table(table: Table) -> str:
     numeric = [all(_is_number(row[i]) for row in table.rows if row[i] is not None) for i in range(len(table.columns))]
-    best = {name: _best_row(table, name, sense) for name, sense in table.best.items()}
-    caption = f"<caption>{_text(table.caption)}</caption>" if table.caption else ""
+    best = {name: _best_rows(table, name, sense) for name, sense in table.best.items()}
+    shown = list(zip(*(format_column([row[i] for row in table.rows]) for i in range(len(table.columns))), strict=True))
+    caption = f'<p class="caption">{_text(table.caption)}</p>\n' if table.caption else ""
     head = "".join(f"<th{_class(num)}>{_text(c)}</th>" for c, num in zip(table.columns, numeric, strict=True))
     rows = []
-    for r, row in enumerate(table.rows):
+    for r, texts in enumerate(shown):
         cells = [
-            f"<td{_class(numeric[i], best.get(name) == r)}>{_text(format_value(row[i]))}</td>"
-            for i, name in enumerate(table.columns)
+            f"<td{_class(num, r in best.get(name, ()))}>{_text(text)}</td>"
+            for name, num, text in zip(table.columns, numeric, texts, strict=True)
         ]
-        rows.append(f"<tr>{''.join(cells)}</tr>")
-    inner = f"{caption}<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
-    return f'<div class="scroll"><table>{inner}</table></div>\n'
+        rows.append(f"<tr{' class=marked' if r in table.marked else ''}>{''.join(cells)}</tr>")
+    inner = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
+    return f'{caption}<div class="scroll"><table>{inner}</table></div>\n'
 
 
-def _best_row(table: Table, name: str, sense: str) -> int | None:
+def _best_rows(table: Table, name: str, sense: str) -> list[int]:
     column = list(table.columns).index(name)
-    values = [(row[column], i) for i, row in enumerate(table.rows) if _is_number(row[column])]
-    if len(values) < 2:
-        return None
-    return (max if sense == "max" else min)(values, key=lambda item: item[0])[1]
+    values = {i: row[column] for i, row in enumerate(table.rows) if _is_number(row[column])}
+    if len(set(values.values())) < 2:
+        return []
+    top = (max if sense == "max" else min)(values.values())
+    return [i for i, value in values.items() if value == top]
 
 
 def _picture(picture: Picture) -> str:
@@ -139,19 +144,25 @@ def _picture(picture: Picture) -> str:
     return f"<figure{' class=wide' if picture.wide else ''}>{inner}{caption}</figure>\n"
 
 
-def format_value(value: Any) -> str:
-    """A table cell: floats with two or three decimals, None as an empty cell."""
+def format_column(values: Sequence[Any]) -> list[str]:
+    """The cells of a column as text: floats with equal decimals (by the largest of them), None as an empty cell."""
+    floats = [abs(v) for v in values if isinstance(v, float) and math.isfinite(v)]
+    largest = max(floats, default=0.0)
+    if largest >= 10:
+        pattern = ".1f"
+    elif largest >= 0.01 or largest == 0:
+        pattern = ".3f"
+    else:
+        pattern = ".3g"
+    return [format(v, pattern) if isinstance(v, float) and math.isfinite(v) else _word(v) for v in values]
+
+
+def _word(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, float):
-        if value != value:
-            return "n/a"
-        if abs(value) >= 10:
-            return f"{value:.2f}"
-        return f"{value:.3f}" if abs(value) >= 0.01 or value == 0 else f"{value:.3g}"
-    return str(value)
+    return "n/a" if isinstance(value, float) else str(value)
 
 
 def _is_number(value: Any) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from ssl_loc.evaluation.data import EvalData
 from ssl_loc.evaluation.grounding import Grounding
 from ssl_loc.evaluation.runner import data_name, protocol_name
 from ssl_loc.evaluation.weights import Weights
+from ssl_loc.losses.build import LOSS_REGISTRY
 from ssl_loc.utils.errors import DataError
 from ssl_loc.visualization.cams import cams_figure, compute_cams
 from ssl_loc.visualization.curves import Run, curves_figure
@@ -23,43 +24,61 @@ from ssl_loc.visualization.views import sample_views, views_caption, views_figur
 
 logger = logging.getLogger(__name__)
 
-# Keys a reader asks for first; the whole config stands behind a fold.
-KEY_SETTINGS = (
-    ("method", "MODEL.METHOD"),
-    ("losses", "LOSS.NAMES"),
-    ("backbone depth", "MODEL.RESNET.DEPTH"),
-    ("lambda (attention weight)", "LOSS.GRAD_CAM_ATTENTION.WEIGHT"),
-    ("phi (crop constraint)", "AUGMENT.CONSTRAINED_CROP.PHI"),
-    ("training data", "DATA.TRAIN"),
-    ("masks", "DATA.MASKS.SOURCE"),
-    ("view size, px", "AUGMENT.SIZE"),
-    ("batch, images", "SOLVER.IMS_PER_BATCH"),
-    ("base lr", "SOLVER.BASE_LR"),
-    ("epochs", "SOLVER.EPOCHS"),
-    ("steps (if set)", "SOLVER.MAX_ITER"),
-    ("seed", "SEED"),
-)
+# What a reader asks for first; the whole config stands behind a fold.
+KEY_SETTINGS: dict[str, Callable[[CfgNode], Any]] = {
+    "method": lambda c: c.MODEL.METHOD,
+    "losses and weights": lambda c: _losses(c),
+    "backbone": lambda c: (
+        f"{c.MODEL.BACKBONE.NAME} {c.MODEL.RESNET.DEPTH}, width {c.MODEL.RESNET.WIDTH}"
+        if c.MODEL.BACKBONE.NAME == "ResNet"
+        else c.MODEL.BACKBONE.NAME
+    ),
+    "crops": lambda c: c.AUGMENT.VIEWS[0][0],
+    "phi (share of the mask in a crop)": lambda c: c.AUGMENT.CONSTRAINED_CROP.PHI,
+    "training data": lambda c: c.DATA.TRAIN,
+    "masks": lambda c: f"{c.DATA.MASKS.SOURCE} {c.DATA.MASKS.ROOT}".strip(),
+    "view size, px": lambda c: c.AUGMENT.SIZE,
+    "queue": lambda c: c.MODEL.MOCO.K if c.MODEL.METHOD == "MoCo" else None,
+    "batch, images": lambda c: c.SOLVER.IMS_PER_BATCH,
+    "base learning rate": lambda c: f"{c.SOLVER.BASE_LR:g} per {c.SOLVER.REFERENCE_BATCH} images",
+    "length": lambda c: f"{c.SOLVER.MAX_ITER} steps" if c.SOLVER.MAX_ITER else f"{c.SOLVER.EPOCHS:g} epochs",
+    "seed": lambda c: c.SEED,
+}
+# Names for people; others are shown as they are.
+METRIC_NAMES = {
+    "iou_mean": "mean IoU",
+    "iou_median": "median IoU",
+    "pointing_game": "pointing game",
+    "energy_in_mask": "energy in mask",
+    "zero_cam_rate": "zero Grad-CAM",
+    "iou_of_full_map": "(IoU of a map that is on everywhere)",
+    "top1": "top-1 %",
+    "top1_k1": "top-1 %, one neighbour",
+    "top1_best_epoch": "top-1 %, best epoch",
+    "top5": "top-5 %",
+}
 # Metrics of which less is better; of the others more is.
 LOWER_IS_BETTER = ("zero_cam_rate",)
 # Metrics that describe the data, not the model: nobody wins them.
 NEUTRAL = ("iou_of_full_map",)
+# Per-class numbers stay in the json: 80 columns are no table.
+PER_CLASS = "AP-"
 
 
 def settings_section(folders: Sequence[Path]) -> Section:
     """The main settings of each run side by side; the rows in which runs differ are marked."""
     configs = [read_run_config(folder) for folder in folders]
     names = [folder.resolve().name for folder in folders]
-    rows = []
-    for title, key in KEY_SETTINGS:
-        values = [_get(cfg, key) for cfg in configs]
-        differs = len({str(v) for v in values}) > 1
-        rows.append([title + (" (differs)" if differs else ""), *[_short(v) for v in values]])
+    rows = [[title, *(_short(read(cfg)) for cfg in configs)] for title, read in KEY_SETTINGS.items()]
+    rows = [row for row in rows if any(row[1:])]
+    differing = [i for i, row in enumerate(rows) if len(set(row[1:])) > 1]
+    caption = "Highlighted: where the runs differ" if differing else ""
     folded = {}
     for folder, name in zip(folders, names, strict=True):
         for file, what in (("config.yaml", "whole config"), ("env.txt", "environment")):
             if (folder / file).is_file():
                 folded[f"{name}: {what}"] = (folder / file).read_text(encoding="utf-8")
-    return Section("Settings", tables=[Table(["setting", *names], rows)], folded=folded)
+    return Section("Settings", tables=[Table(["setting", *names], rows, caption, marked=differing)], folded=folded)
 
 
 def read_run_config(folder: Path) -> CfgNode:
@@ -79,30 +98,29 @@ def numbers_section(results: Sequence[dict[str, Any]]) -> Section:
     for group in groups:
         part = [r for r in results if (protocol_name(r), data_name(r)) == group]
         tables.append(_numbers_table(part, *group))
-    text = "Best value of each column in bold. Differences below the spread over seeds mean nothing: repeat with other seeds."
+    text = (
+        "Best value of each column in bold. Differences below the spread over seeds mean nothing: repeat with other "
+        "seeds."
+    )
     return Section("Numbers", text=text if tables else "", tables=tables)
 
 
 def _numbers_table(part: Sequence[dict[str, Any]], protocol: str, data: str) -> Table:
-    metrics = list(dict.fromkeys(m for r in part for m in r["metrics"]))
+    metrics = [m for m in dict.fromkeys(m for r in part for m in r["metrics"]) if PER_CLASS not in m]
     published = [r["details"].get("published") or {} for r in part]
-    columns, best = ["weights"], {}
-    for m in metrics:
-        columns.append(m)
-        if m not in NEUTRAL:
-            best[m] = "min" if m in LOWER_IS_BETTER else "max"
-        if any(m in p for p in published):
-            columns.append(f"{m}, published")
-    rows = []
-    for r, known in zip(part, published, strict=True):
-        row: list[Any] = [r["details"]["label"]]
-        for m in metrics:
-            row.append(r["metrics"].get(m))
-            if f"{m}, published" in columns:
-                row.append(known[m]["value"] if m in known else None)
-        rows.append(row)
+    columns, best, rows = ["weights"], {}, [[r["details"]["label"]] for r in part]
+    for metric in metrics:
+        name = METRIC_NAMES.get(metric, metric)
+        columns.append(name)
+        if metric not in NEUTRAL:
+            best[name] = "min" if metric in LOWER_IS_BETTER else "max"
+        known = any(metric in p for p in published)
+        columns += [f"{name}, published"] if known else []
+        for row, r, p in zip(rows, part, published, strict=True):
+            row.append(r["metrics"].get(metric))
+            row += [p.get(metric, {}).get("value")] if known else []
     sources = dict.fromkeys(str(v["source"]) for p in published for v in p.values())
-    caption = f"{protocol} on {data}" + (f"; published: {', '.join(sources)}" if sources else "")
+    caption = f"{protocol} on {data}" + (f" (published: {', '.join(sources)})" if sources else "")
     return Table(columns, rows, caption, best)
 
 
@@ -154,12 +172,10 @@ def detections_section(results: Sequence[dict[str, Any]], count: int = 4) -> Sec
     return Section("Detections", figures=figures)
 
 
-def _get(cfg: CfgNode, key: str) -> Any:
-    value: Any = cfg
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    return value
+def _losses(cfg: CfgNode) -> str:
+    weights = {name: cfg.LOSS[LOSS_REGISTRY.get(name).node].WEIGHT for name in cfg.LOSS.NAMES}
+    return ", ".join(f"{weight:g} x {name}" for name, weight in weights.items() if weight)
 
 
 def _short(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    return "" if value is None else str(value)
