@@ -1,0 +1,68 @@
+#!/usr/bin/env python
+"""Measure what training and loading cost, as ratios inside one run; print a table with the goals.
+
+verbs:
+  step      a training step: CAST beside MoCo, the official form, low precision; on a GPU beside supervised training
+  data      two views with masks from JPEGs, beside a torchvision pipeline; every stage; the constrained crop
+  saliency  saliency estimators
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from ssl_loc.benchmark.rows import Row, format_rows, write_rows
+from ssl_loc.utils.cli import run_tool
+from ssl_loc.utils.errors import ConfigError
+
+EXAMPLES = """
+examples:
+  python tools/benchmark.py data --json data.json
+  python tools/benchmark.py data --rounds 3 --images 8       # a quick look
+  python tools/benchmark.py step --depths 18 --size 112 --device cpu
+  python tools/benchmark.py step --device cuda
+
+Figures of other programs running at the same time are in the absolute times; the ratios suffer less, since contenders
+alternate. "holds" compares a figure with its goal.
+"""
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("verb", choices=["step", "data", "saliency"], help="what to measure")
+    parser.add_argument(
+        "--json", metavar="F", help="also write the rows {name, value, unit, baseline, goal, holds} here"
+    )
+    parser.add_argument("--rounds", type=int, metavar="N", help="turns of each contender (default: step 7, data 9)")
+    parser.add_argument("--images", type=int, default=24, metavar="N", help="data: pictures per turn (default 24)")
+    parser.add_argument("--size", type=int, default=112, metavar="PX", help="step: side of the views (default 112)")
+    parser.add_argument("--depths", type=int, nargs="+", default=[18, 50], metavar="D", help="step: ResNets (18 50)")
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="step: where (default auto)")
+    return parser.parse_args()
+
+
+def measure(args: argparse.Namespace) -> list[Row]:
+    # Each verb imports only what it measures: the others' packages need not be there.
+    if args.verb == "data":
+        from ssl_loc.benchmark import data
+
+        return data.run(args.images, args.rounds or 9)
+    if args.verb == "step":
+        from ssl_loc.benchmark import step
+
+        return step.run(args.size, args.rounds or 7, tuple(args.depths), args.device)
+    raise ConfigError("no saliency estimator is registered yet, so there is nothing to measure; expected step or data")
+
+
+def main() -> None:
+    args = parse_args()
+    rows = measure(args)
+    print(format_rows(rows))
+    if args.json:
+        write_rows(args.json, rows)
+
+
+if __name__ == "__main__":
+    run_tool(main)
