@@ -23,9 +23,9 @@ from ssl_loc.structures import Views
 from ssl_loc.utils.errors import ConfigError
 
 
-def _method(head: str = "linear", norm: str = "BN", seed: int = 0, **kwargs) -> MoCo:
+def _method(head: str = "linear", norm: str = "BN", seed: int = 0, layers: tuple = (), **kwargs) -> MoCo:
     torch.manual_seed(seed)
-    trunk = ResNet(norm=make_norm(norm, 2), depth=18, width=8, stem="small")
+    trunk = ResNet(norm=make_norm(norm, 2), depth=18, width=8, layers=layers, stem="small")
     method = MoCo(trunk, build_head(head, trunk.out_channels, 16), dim=16, queue_size=24, **kwargs)
     # Keys that differ from queries, as after some steps.
     torch.manual_seed(seed + 1)
@@ -316,3 +316,15 @@ def test_errors_name_the_key() -> None:
 def test_weighting() -> None:
     assert build_losses(_cfg()).weights == {"InfoNCE": 1.0, "GradCAMAttention": 3.0}
     assert build_losses(_cfg(LOSS__WEIGHTING="convex")).weights == {"InfoNCE": 0.25, "GradCAMAttention": 0.75}
+
+
+def test_compiled_trunk_gives_the_same_loss_and_gradient() -> None:
+    views, results = random_views(4, 64), []
+    for compiled in (False, True):
+        method = _method(norm="SplitBN", layers=(1, 1, 1, 1))
+        if compiled:
+            method.compile_trunks(backend="aot_eager")
+        value, _ = _loss(views, method)
+        value.backward()
+        results.append((value.detach(), method.query_trunk.conv1.weight.grad))
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)

@@ -66,7 +66,7 @@ class Method(nn.Module):
 
     def normalize(self, images: Tensor) -> Tensor:
         """Images (N, 3, h, w), uint8 or float 0..255, -> float32 with mean 0 and std 1 over ImageNet."""
-        out = (images.float() - self.pixel_mean) / self.pixel_std
+        out = torch.sub(images, self.pixel_mean).div_(self.pixel_std)  # bytes minus floats are floats: no extra copy
         return out.contiguous(memory_format=self.memory_format)
 
     def embed(self, pooled: Tensor) -> Tensor:
@@ -91,11 +91,11 @@ class Method(nn.Module):
         self.memory_format = torch.channels_last
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def compile_trunks(self) -> None:
+    def compile_trunks(self, backend: str = "inductor") -> None:
         """torch.compile every trunk in place; names in the state dict stay."""
         for module in self.modules():
             if isinstance(module, Backbone):
-                module.compile()
+                module.compile(backend=backend)
 
 
 def unit(head: nn.Module, pooled: Tensor) -> Tensor:
