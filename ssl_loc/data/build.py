@@ -73,6 +73,9 @@ class PretrainLoader:
             pin_memory=self.pin_memory,
             worker_init_fn=_init_worker,
             persistent_workers=self.num_workers > 0,
+            # Torch draws a seed for the workers, which nothing here uses; from a generator of its own, or a resumed run
+            # would be one draw ahead of an uninterrupted one.
+            generator=torch.Generator(),
         )
         for batch in batches:
             if isinstance(batch, UserError):

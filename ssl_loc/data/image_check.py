@@ -29,13 +29,29 @@ def image_sizes(records: RecordTable) -> np.ndarray:
     """(height, width) of every image -> int32 (len(records), 2); -1 where the header cannot be read.
 
     Each process of a distributed run opens its share and all of them return everything.
+
+    Raises:
+        DataError: the processes do not see the same images.
     """
     world, rank = comm.get_world_size(), comm.get_rank()
+    _same_everywhere(records)
     mine = [records[i].path for i in range(rank, len(records), world)]
     sizes = np.full((len(records), 2), UNREADABLE, dtype=np.int32)
     for r, part in enumerate(comm.all_gather_object(_read_sizes(mine))):
         sizes[r::world] = part
     return sizes
+
+
+def _same_everywhere(records: RecordTable) -> None:
+    """Processes on several machines may look at copies of the data; unequal copies would train on nonsense indices."""
+    ends = (records[0].key, records[len(records) - 1].key) if len(records) else ("", "")
+    seen = comm.all_gather_object((len(records), *ends))
+    for rank, other in enumerate(seen):
+        if other != seen[0]:
+            raise DataError(
+                f"process {rank} sees {other[0]} images ({other[1]} .. {other[2]}), process 0 {seen[0][0]} "
+                f"({seen[0][1]} .. {seen[0][2]}); every machine needs the same files in DATA.TRAIN"
+            )
 
 
 def _read_sizes(paths: list[str]) -> np.ndarray:

@@ -75,7 +75,10 @@ class GroundTruthMasks:
         if not has_objects(record):
             return None
         mask = rasterize(record, size)
-        return reduce_mask(mask, size, self.reduce) if mask.any() else None
+        if not mask.any():
+            _LOGGER.warning("the objects of %s cover no pixel; the image is trained without a mask", record.path)
+            return None
+        return reduce_mask(mask, size, self.reduce)
 
 
 def build_masks(cfg: CfgNode, records: RecordTable, sizes: np.ndarray) -> tuple[MaskSource, np.ndarray]:

@@ -57,7 +57,7 @@ class RecordTable(Sequence[Record]):
             offsets.append(len(buffer))
             labels.append(record.label)
         return cls(
-            np.frombuffer(bytes(buffer), dtype=np.uint8),
+            np.frombuffer(buffer, dtype=np.uint8),
             np.asarray(offsets, dtype=np.int64),
             np.asarray(labels, dtype=np.int64),
             np.arange(len(labels), dtype=np.int64),

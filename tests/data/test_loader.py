@@ -7,10 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
+from ssl_loc.components import get_cfg
 from ssl_loc.config import CfgNode
+from ssl_loc.config.defaults import base_cfg
 from ssl_loc.data import build as build_module
 from ssl_loc.data.build import build_pretrain_loader, epoch_of
 from ssl_loc.data.samplers import PretrainSampler
+from ssl_loc.saliency.manifest import write_manifest
 from ssl_loc.structures import Geometry, View
 from ssl_loc.utils.errors import ConfigError, DataError
 
@@ -37,8 +40,6 @@ def cfg(tmp_path, monkeypatch):
     for i in range(COUNT):
         Image.fromarray(rng.integers(0, 100, (10, 12, 3), dtype=np.uint8)).save(tmp_path / f"{i:02d}.png")
     monkeypatch.setattr(build_module, "build_pipelines", lambda cfg: [ShiftedCorner(), ShiftedCorner()])
-    from ssl_loc.config.defaults import base_cfg
-
     cfg: CfgNode = base_cfg()
     cfg.DATA.TRAIN = f"folder:{tmp_path}"
     cfg.DATA.NUM_WORKERS = 0
@@ -84,6 +85,14 @@ def test_workers_change_nothing(cfg):
     cfg.DATA.NUM_WORKERS = 2
     for a, b in zip(plain, batches(cfg, 5), strict=True):
         same(a, b)
+
+
+def test_the_global_random_state_is_left_alone(cfg):
+    for workers in (0, 1):
+        cfg.DATA.NUM_WORKERS = workers
+        before = torch.get_rng_state()
+        batches(cfg, 2)
+        assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_restart_continues_exactly(cfg):
@@ -180,3 +189,38 @@ def test_nothing_left_is_said(cfg, tmp_path):
         Image.new("RGB", (1, 9)).save(tmp_path / f"{i:02d}.png")
     with pytest.raises(DataError, match="no image of DATA.TRAIN .* is left"):
         build_pretrain_loader(cfg)
+
+
+def test_with_the_real_augmenters_and_a_folder_of_maps(tmp_path):
+    """Constrained crops on stored maps, colour deferred: the same batch with and without workers."""
+    rng = np.random.default_rng(0)
+    for name in ("photos", "maps"):
+        (tmp_path / name).mkdir()
+    for i in range(4):
+        Image.fromarray(rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)).save(tmp_path / "photos" / f"{i}.png")
+        mask = np.zeros((20, 30), dtype=np.uint8)  # stored at half size
+        mask[4 + i : 12 + i, 6:16] = 255
+        Image.fromarray(mask).save(tmp_path / "maps" / f"{i}.png")
+    write_manifest(tmp_path / "maps", estimator="toy", uses_labels=False)
+    cfg = get_cfg()
+    view = ["SaliencyConstrainedCrop", "RandomGrayscale", "ColorJitter", "RandomFlip"]
+    cfg.merge_from_dict(
+        {
+            "DATA": {"TRAIN": f"folder:{tmp_path}/photos", "MASKS": {"SOURCE": "folder", "ROOT": f"{tmp_path}/maps"}},
+            "AUGMENT": {"SIZE": 32, "VIEWS": [view, view], "PHOTOMETRIC_ON": "device"},
+            "SOLVER": {"IMS_PER_BATCH": 4},
+        }
+    )
+    cfg.DATA.NUM_WORKERS = 0
+    plain = batches(cfg, 1)[0]
+    cfg.DATA.NUM_WORKERS = 1
+    loaded = batches(cfg, 1)[0]
+    assert plain.has_mask.all() and plain.geometry.met.all()
+    assert all(mask.flatten(1).any(1).all() for mask in plain.masks)
+    assert plain.masks[0].shape == (4, 1, 32, 32)
+    assert {name: tuple(v.shape[:2]) for name, v in plain.extra.items() if name != "passed_over"}
+    for name, value in plain.extra.items():
+        assert torch.equal(value, loaded.extra[name])
+        assert value.shape[0] == 4 and (name == "passed_over" or value.shape[1] == 2)
+    for a, b in zip([*plain.images, *plain.masks], [*loaded.images, *loaded.masks], strict=True):
+        assert torch.equal(a, b)

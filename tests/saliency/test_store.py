@@ -73,6 +73,7 @@ def test_the_check_names_every_kind_of_problem(tmp_path):
     assert "2 missing: gone, never" in report.lines()
     # Another threshold than the manifest's, and an image whose size could not be read.
     assert check_maps(manifest, {"faint": (4, 6), "turned": None}, 60).found() == {"full": ["faint"]}
+    assert check_maps(manifest, {"faint": (4, 6)}, 100).found() == {"empty": ["faint"]}  # "greater than", not "from"
 
 
 def test_masks_are_binarised_and_reduced(tmp_path):
