@@ -90,10 +90,7 @@ def cpu_rows(depth: int, size: int, rounds: int, progress: bool = True) -> list[
     kept = {kind: kept_bytes(cfg, views) for kind, cfg in (("moco", moco), ("cast", cast))}
     value = kept["cast"] / kept["moco"]
     baseline = f"MoCo {kept['moco'] / batch / 1e6:.1f} MB per image"
-    rows.append(
-        Row(f"CAST bytes kept for backward, {where}", value, "x", baseline, f"<= {BYTES_GOAL}", value <= BYTES_GOAL)
-    )
-    return rows
+    return [*rows, Row.at_most(f"CAST bytes kept for backward, {where}", value, "x", baseline, BYTES_GOAL)]
 
 
 def alternate(steps: dict[str, Step], rounds: int, title: str, progress: bool = True) -> dict[str, Times]:
@@ -153,14 +150,11 @@ def gpu_rows(rounds: int, progress: bool = True) -> list[Row]:
     speed = {name: GPU_BATCH / statistics.median(t.wall) for name, t in times.items()}
     where = f"R50 b{GPU_BATCH} {GPU_SIZE_PX} px bf16 channels_last, {torch.cuda.get_device_name()}"
     baseline = f"supervised {speed['supervised']:.0f} images/s"
-    rows = [Row(f"{name} images/s, {where}", value, "images/s", "", "", None) for name, value in speed.items()]
-    for name, goal in (("cast", GPU_GOAL), ("cast with SplitBN", None), ("moco", None)):
-        value = speed[name] / speed["supervised"]
-        wanted = "" if goal is None else f">= {goal}"
-        rows.append(
-            Row(f"{name} speed, {where}", value, "x", baseline, wanted, None if goal is None else value >= goal)
-        )
-    rows += [Row(f"{name} peak memory, {where}", peak / 1e9, "GB", "", "", None) for name, peak in peaks.items()]
+    rows = [Row(f"{name} images/s, {where}", value, "images/s") for name, value in speed.items()]
+    share = {name: value / speed["supervised"] for name, value in speed.items() if name != "supervised"}
+    rows.append(Row.at_least(f"cast speed, {where}", share.pop("cast"), "x", baseline, GPU_GOAL))
+    rows += [Row(f"{name} speed, {where}", value, "x", baseline) for name, value in share.items()]
+    rows += [Row(f"{name} peak memory, {where}", peak / 1e9, "GB") for name, peak in peaks.items()]
     return rows
 
 
@@ -168,9 +162,7 @@ def _ratio(name: str, seconds: dict[str, list[float]], which: str, base: str, go
     """Median over rounds of the ratio inside a round: slow changes of the machine cancel."""
     value = statistics.median(a / b for a, b in zip(seconds[which], seconds[base], strict=True))
     baseline = f"{base} {statistics.median(seconds[base]):.2f} s"
-    return Row(
-        name, value, "x", baseline, "" if goal is None else f"<= {goal}", None if goal is None else value <= goal
-    )
+    return Row(name, value, "x", baseline) if goal is None else Row.at_most(name, value, "x", baseline, goal)
 
 
 def _synchronize() -> None:

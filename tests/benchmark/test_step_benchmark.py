@@ -65,7 +65,7 @@ def test_official_form_is_the_same_loss() -> None:
 
 def test_steps_train_and_alternate() -> None:
     moco, cast = _configs()
-    views = contenders.random_batch(8, 32)
+    views = contenders.random_batch(8, 64)
     calls: list[str] = []
     steps = {
         "moco": contenders.build_step(moco, views, CPU),
