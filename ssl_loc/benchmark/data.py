@@ -34,6 +34,7 @@ from ssl_loc.data.collate import collate
 from ssl_loc.data.image_io import read_image
 from ssl_loc.data.mapper import Mapper
 from ssl_loc.data.rng import Streams
+from ssl_loc.layers.normalize_pixels import normalize_pixels
 from ssl_loc.structures import View, Views
 from ssl_loc.utils.errors import ConfigError
 
@@ -85,10 +86,10 @@ def compare(mappers: dict[str, Mapper], cfg: CfgNode, rounds: int, progress: boo
     records = mappers["worker"].records
     paths = [records[i].path for i in range(len(records))]
     peer = TorchvisionMoCoV2(SIZE_PX)
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD))
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD))
     contenders: dict[str, Callable[[int], Any]] = {
         "torchvision": lambda turn: peer(paths),
-        "worker": lambda turn: [normalize(x, mean, std) for x in load(mappers["worker"], turn).images],
+        "worker": lambda turn: normalize(load(mappers["worker"], turn), mean, std),
         "device": lambda turn: load(mappers["device"], turn),
     }
     times: dict[str, list[float]] = defaultdict(list)
@@ -120,9 +121,9 @@ def load(mapper: Mapper, epoch: int) -> Views:
     return collate([mapper[(epoch, index)] for index in range(len(mapper))])
 
 
-def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """What the methods do with a batch first."""
-    return (images.float() - mean) / std
+def normalize(views: Views, mean: Tensor, std: Tensor) -> list[Tensor]:
+    """What methods do with a batch first (channels-last, as the views come)."""
+    return [normalize_pixels(x, mean, std, torch.channels_last) for x in views.images]
 
 
 def stages(mapper: Mapper, configs: dict[str, CfgNode], rounds: int, progress: bool) -> list[Row]:

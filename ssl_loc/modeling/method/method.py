@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssl_loc.layers.normalize_pixels import normalize_pixels
 from ssl_loc.modeling.backbone import Backbone
 from ssl_loc.structures import MethodOutput, Views
 from ssl_loc.utils.precision import full_precision
@@ -66,8 +67,7 @@ class Method(nn.Module):
 
     def normalize(self, images: Tensor) -> Tensor:
         """Images (N, 3, h, w), uint8 or float 0..255, -> float32 with mean 0 and std 1 over ImageNet."""
-        out = torch.sub(images, self.pixel_mean).div_(self.pixel_std)  # bytes minus floats are floats: no extra copy
-        return out.contiguous(memory_format=self.memory_format)
+        return normalize_pixels(images, self.pixel_mean, self.pixel_std, self.memory_format)
 
     def embed(self, pooled: Tensor) -> Tensor:
         """Pooled trunk vector (N, C) -> L2-normalised embedding (N, D), float32 also under autocast."""
