@@ -154,7 +154,7 @@ def gpu_rows(rounds: int, progress: bool = True) -> list[Row]:
     share = {name: value / speed["supervised"] for name, value in speed.items() if name != "supervised"}
     rows.append(Row.at_least(f"cast speed, {where}", share.pop("cast"), "x", baseline, GPU_GOAL))
     rows += [Row(f"{name} speed, {where}", value, "x", baseline) for name, value in share.items()]
-    rows += [Row(f"{name} peak memory, {where}", peak / 1e9, "GB") for name, peak in peaks.items()]
+    rows += [Row(f"{name} working memory of a step, {where}", peak / 1e9, "GB") for name, peak in peaks.items()]
     return rows
 
 
@@ -171,10 +171,11 @@ def _synchronize() -> None:
 
 
 def _peak_bytes(step: Step) -> int:
-    """Most memory allocated during a step, over what was allocated before it."""
+    """Most memory that a step allocates above what stays between steps (weights, optimiser state, queue)."""
     step()  # optimiser state and workspaces exist from now on
     _synchronize()
+    before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     step()
     _synchronize()
-    return torch.cuda.max_memory_allocated()
+    return torch.cuda.max_memory_allocated() - before
