@@ -35,7 +35,7 @@ class FeatureOptions:
         return self.size or weights.input_size()
 
 
-def test_transform(image: Tensor, size: int) -> Tensor:
+def eval_transform(image: Tensor, size: int) -> Tensor:
     """Shorter side to ``size * 256 / 224`` (bilinear, antialiased), then the central square.
 
     uint8 (3, H, W) -> uint8 (3, size, size).
@@ -59,7 +59,7 @@ def extract_split(weights: Weights, split: LabelledSplit, options: FeatureOption
         parts = []
         images: list[Tensor] = []
         for image in tqdm(split.images(), total=len(split), desc=f"features of {split.name}", unit="image"):
-            images.append(test_transform(image, size))
+            images.append(eval_transform(image, size))
             if len(images) == options.batch_size:
                 parts.append(trunk.features(torch.stack(images)))
                 images = []

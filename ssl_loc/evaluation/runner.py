@@ -44,6 +44,9 @@ def run_protocols(
                 "limit": data.limit,
                 "kind": w.kind,
                 "iteration": w.meta.get("iteration"),
+                # Masks that saw labels make the pretraining no longer self-supervised.
+                "mask_source": w.meta.get("mask_source"),
+                "uses_labels": w.meta.get("uses_labels"),
                 "published": published(options.PUBLISHED, w.label, name),
                 **result.details,
                 "made": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),

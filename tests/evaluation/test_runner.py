@@ -1,0 +1,149 @@
+"""From the command line to json and table."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from pathlib import Path
+
+import pytest
+
+from ssl_loc.evaluation.options import load_options
+from ssl_loc.evaluation.runner import comparison, published, read_results, terminal_table
+from ssl_loc.utils.errors import ConfigError, DataError
+from ssl_loc.utils.file_io import read_json, write_json
+
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
+
+
+def run_tool(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
+    monkeypatch.syspath_prepend(str(TOOLS))
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *words])
+    import evaluate
+
+    evaluate.main()
+
+
+def result(label: str, protocol: str = "knn", version: str = "1", data: str = "d", **metrics: float) -> dict:
+    return {
+        "protocol": protocol,
+        "version": version,
+        "metrics": metrics,
+        "digest": f"digest of {label}",
+        "weights": f"{label}.pth",
+        "details": {"label": label, "data": data},
+    }
+
+
+def test_tool_writes_results_and_table(
+    photos: tuple[Path, Path], run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    images, masks = photos
+    run_tool(
+        monkeypatch,
+        *("--protocol", "grounding", "--weights", f"A={run_folder}", f"random:{run_folder / 'config.yaml'}"),
+        *("--data", f"folder:{images}", "--masks", f"folder:{masks}", "--out", str(tmp_path / "out")),
+        *("--set", "GROUNDING.THRESHOLD", "0.4", "DEVICE", "cpu"),
+    )
+    assert "grounding v1 on folder:" in capsys.readouterr().out
+    found = read_results([tmp_path / "out"])
+    assert [r["details"]["label"] for r in found] == ["A", "random"]
+    first = found[0]
+    assert (first["protocol"], first["version"], first["seed"]) == ("grounding", "1", 0)
+    assert len(first["digest"]) == 16 and first["weights"].endswith("iter_0000003.pth")
+    assert first["details"]["options"]["threshold"] == 0.4
+    assert "version/torch" in first["details"]["environment"]
+    assert (first["details"]["iteration"], first["details"]["uses_labels"]) == (3, False)
+    rows = list(csv.reader((tmp_path / "out" / "comparison.csv").open()))
+    assert rows[0][:3] == ["weights", "digest", "grounding v1 iou_mean"]
+    assert [float(row[2]) for row in rows[1:]] == [r["metrics"]["iou_mean"] for r in found]
+
+
+def test_versions_engines_and_data_never_share_a_column() -> None:
+    columns, rows = comparison(
+        [
+            result("a", top1=1.0),
+            result("b", top1=2.0),
+            result("b", version="2", top1=3.0),
+            result("a", data="e", top1=4.0),
+        ]
+    )
+    assert columns == ["weights", "digest", "knn v1 top1 [d]", "knn v2 top1", "knn v1 top1 [e]"]
+    assert rows == [["a", "digest of a", 1.0, None, 4.0], ["b", "digest of b", 2.0, 3.0, None]]
+    a, b = result("a", "detection", ap=1.0), result("a", "detection", ap=2.0)
+    a["details"]["engine"], b["details"]["engine"] = "torchvision", "detectron2"
+    assert comparison([a, b])[1] == [["a", "digest of a", 1.0, 2.0]]
+    assert "detection v1 torchvision on d" in terminal_table([a, b])
+
+
+def test_a_detection_result_is_named_after_its_folder(tmp_path: Path) -> None:
+    value = {"protocol": "detection", "version": "1", "metrics": {"bbox/AP": 1.0}, "digest": "x", "weights": "w"}
+    write_json(tmp_path / "det_cast" / "result.json", {**value, "details": {"engine": "torchvision"}})
+    (found,) = read_results([tmp_path / "det_cast"])
+    assert found["details"]["label"] == "det_cast" and found["file"].endswith("det_cast/result.json")
+    with pytest.raises(DataError, match="no results in"):
+        read_results([tmp_path])
+    write_json(tmp_path / "x.json", {"protocol": "knn"})
+    with pytest.raises(DataError, match="no result of an evaluation"):
+        read_results([tmp_path / "x.json"])
+
+
+def test_options_are_strict(tmp_path: Path) -> None:
+    assert load_options(None, ["KNN.K", "5", "LINEAR.LRS", "[1, 2.0]"]).KNN.K == 5
+    with pytest.raises(ConfigError, match=r"GROUNDING.TRESHOLD.*GROUNDING.THRESHOLD.*evaluation/grounding.py"):
+        load_options(None, ["GROUNDING.TRESHOLD", "0.4"])
+    with pytest.raises(ConfigError, match="KEY VALUE pairs"):
+        load_options(None, ["SIZE"])
+    with pytest.raises(ConfigError, match="expected int"):
+        load_options(None, ["KNN.K", "many"])
+    (tmp_path / "o.yaml").write_text("KNN: {K: 20}\n")
+    assert load_options(str(tmp_path / "o.yaml"), []).KNN.K == 20
+    (tmp_path / "bad.yaml").write_text("KNN: {KAY: 20}\n")
+    with pytest.raises(ConfigError, match=r"KNN.KAY in .*bad.yaml.*KNN.K"):
+        load_options(str(tmp_path / "bad.yaml"), [])
+
+
+def test_published_numbers_belong_to_a_label_and_a_protocol() -> None:
+    rows = [
+        ["CAST", "grounding", "iou_mean", 0.41, "CAST paper"],
+        ["MoCo", "grounding", "iou_mean", 0.24, "CAST paper"],
+    ]
+    assert published(rows, "cast", "grounding") == {"iou_mean": {"value": 0.41, "source": "CAST paper"}}
+    assert published(rows, "cast", "knn") == {}
+    with pytest.raises(ConfigError, match="PUBLISHED"):
+        published([["CAST", 0.41]], "cast", "grounding")
+
+
+def test_shipped_presets_load() -> None:
+    files = sorted((TOOLS.parent / "configs" / "eval").glob("*.yaml"))
+    assert files
+    for file in files:
+        load_options(str(file))
+
+
+def test_knn_and_linear_share_features_of_a_backbone(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import numpy as np
+    from PIL import Image
+
+    for split in ("train", "val"):
+        for c, name in enumerate("xyz"):
+            folder = tmp_path / "data" / split / name
+            folder.mkdir(parents=True)
+            for i in range(2):
+                pixels = np.full((50, 50, 3), 40 * i, np.uint8)
+                pixels[..., c] = 255
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    out = tmp_path / "out"
+    run_tool(
+        monkeypatch,
+        *("--protocol", "knn,linear", "--weights", str(run_folder), "--data", str(tmp_path / "data")),
+        *("--out", str(out), "--set", "LINEAR.EPOCHS", "5", "KNN.K", "1", "DEVICE", "cpu"),
+    )
+    knn, linear = (read_json(next((out / "results").glob(f"{name}_*.json"))) for name in ("knn", "linear"))
+    # val is a copy of train: every image finds itself.
+    assert knn["metrics"]["top1"] == 100.0 and knn["details"]["k"] == 1
+    assert knn["details"]["chance"] == pytest.approx(100 / 3)
+    assert knn["details"]["train_images"] == linear["details"]["train_images"] == 6
+    assert set(linear["metrics"]) == {"top1", "top1_best_epoch"}
