@@ -19,7 +19,7 @@ from ssl_loc.transfer.detectron2_engine import Detectron2Engine
 from ssl_loc.transfer.metrics import evaluate
 from ssl_loc.transfer.recipe import architecture, load_recipe
 from ssl_loc.transfer.run import random_trunk
-from ssl_loc.utils.errors import ConfigError, EngineUnavailableError, UserError, WeightsError
+from ssl_loc.utils.errors import ConfigError, DataError, EngineUnavailableError, UserError, WeightsError
 
 HERE, WHY = Detectron2Engine().available()
 needs_detectron2 = pytest.mark.skipif(not HERE, reason=WHY)
@@ -252,12 +252,14 @@ def test_divergence_names_iteration_and_files(names, tmp_path):
 
 
 @needs_detectron2
-def test_broken_image_is_named(tmp_path):
+@pytest.mark.parametrize(("split", "workers"), [("train", 0), ("train", 1), ("test", 1)])
+def test_broken_image_is_named(split, workers, tmp_path):
     names = draw_detection_data(tmp_path / "data")
-    for path in (tmp_path / "data/VOCdevkit/VOC2007/JPEGImages").glob("train_*.jpg"):
+    for path in (tmp_path / "data/VOCdevkit/VOC2007/JPEGImages").glob(f"{split}_*.jpg"):
         path.write_bytes(b"no picture")
-    with pytest.raises(UserError, match="train_00.*cannot be used"):
-        run(tiny_recipe("C4", names, tmp_path / "out"))
+    recipe = tiny_recipe("C4", names, tmp_path / "out", "DATALOADER.NUM_WORKERS", workers, "SOLVER.MAX_ITER", 1)
+    with pytest.raises(DataError, match=f"^image .*{split}_00.*cannot be used: cannot identify image file"):
+        run(recipe)
 
 
 @needs_detectron2

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,29 +62,33 @@ class TrainingImages(Dataset):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, slot: Slot) -> dict[str, Any]:
+    def __getitem__(self, slot: Slot) -> dict[str, Any] | DataError:
         # detectron2 draws its augmentations from numpy's global generator.
         before = np.random.get_state()
         np.random.seed(slot.generator_state(self._seed))
         try:
-            return self._mapper(copy.deepcopy(self._rows[slot.index]))
-        except (OSError, SizeMismatchError) as error:
-            raise _bad_image(self._rows[slot.index], error) from None
+            return _mapped(self._mapper, self._rows[slot.index])
         finally:
             np.random.set_state(before)
 
 
-class TestMapper:
-    """Reads a test image; a broken one is named."""
+def _mapped(mapper: DatasetMapper, row: dict[str, Any]) -> dict[str, Any] | DataError:
+    """The mapped row; a broken image comes back as an error value, because torch would wrap an exception of a loader
+    process into that process's traceback."""
+    try:
+        return mapper(copy.deepcopy(row))
+    except (OSError, SizeMismatchError) as error:
+        return DataError(f"image {row['file_name']} cannot be used: {' '.join(str(error).split())}")
 
-    def __init__(self, cfg: CfgNode) -> None:
-        self._mapper = DatasetMapper(cfg, is_train=False)
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        try:
-            return self._mapper(row)
-        except (OSError, SizeMismatchError) as error:
-            raise _bad_image(row, error) from None
+def checked(batch: list[dict[str, Any] | DataError]) -> list[dict[str, Any]]:
+    """The batch, or its first error raised."""
+    good = []
+    for row in batch:
+        if isinstance(row, DataError):
+            raise row
+        good.append(row)
+    return good
 
 
 class TrainingLoader:
@@ -109,7 +114,7 @@ class TrainingLoader:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         batches = TrainingBatches(
             [(row["height"], row["width"]) for row in self._rows],
             self._batch_size,
@@ -127,15 +132,16 @@ class TrainingLoader:
             collate_fn=list,
             generator=torch.Generator(),
         )
-        for batch in loader:
+        for batch in map(checked, loader):
             self.last_files = [row["file_name"] for row in batch]
             yield batch
 
 
-def test_loader(cfg: CfgNode, dataset: DetectionDataset) -> Any:
+def test_batches(cfg: CfgNode, dataset: DetectionDataset) -> Iterator[list[dict[str, Any]]]:
     """One image at a time, this process's share of the test set."""
     rows = [{k: v for k, v in row.items() if k != "annotations"} for row in dataset.dicts]
-    return build_detection_test_loader(rows, mapper=TestMapper(cfg), num_workers=cfg.DATALOADER.NUM_WORKERS)
+    mapper = functools.partial(_mapped, DatasetMapper(cfg, is_train=False))
+    return map(checked, build_detection_test_loader(rows, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS))
 
 
 def _training_rows(cfg: CfgNode, dataset: DetectionDataset) -> list[dict[str, Any]]:
@@ -159,7 +165,3 @@ def _per_process(total: int) -> int:
     if total % world:
         raise ConfigError(f"SOLVER.IMS_PER_BATCH is {total}, which {world} processes cannot share equally")
     return total // world
-
-
-def _bad_image(row: dict[str, Any], error: Exception) -> DataError:
-    return DataError(f"image {row['file_name']} cannot be used: {' '.join(str(error).split())}")

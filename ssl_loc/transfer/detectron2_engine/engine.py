@@ -53,6 +53,8 @@ def run_job(job: TransferJob) -> dict[str, list[ImagePrediction]]:
     description = _described_trunk(job, recipe)
     cfg = make_config(job, recipe, description)
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+    if recipe.FLOAT32_PRECISION:
+        torch.set_float32_matmul_precision(recipe.FLOAT32_PRECISION)
     tests = {name: get_detection_dataset(name) for name in dataset_names(recipe.DATASETS.TEST)}
     for name, dataset in tests.items():
         register(dataset, catalog_name([name]))

@@ -12,7 +12,7 @@ from torch import nn
 from tqdm import tqdm
 
 from ssl_loc.transfer.datasets import DetectionDataset
-from ssl_loc.transfer.detectron2_engine.data import test_loader
+from ssl_loc.transfer.detectron2_engine.data import test_batches
 from ssl_loc.transfer.detectron2_engine.noise import quiet
 from ssl_loc.transfer.predictions import ImagePrediction, encode_masks
 from ssl_loc.utils import comm
@@ -23,9 +23,15 @@ logger = logging.getLogger(__name__)
 def predict(model: nn.Module, cfg: CfgNode, dataset: DetectionDataset) -> list[ImagePrediction]:
     """Detections of every image in the order of the dataset, on every process. Collective."""
     plain = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
-    loader = test_loader(cfg, dataset)
     found: list[ImagePrediction] = []
-    bar = tqdm(loader, desc=f"detecting on {dataset.name}", unit="image", disable=not comm.is_main_process() or None)
+    bar = tqdm(
+        test_batches(cfg, dataset),
+        desc=f"detecting on {dataset.name}",
+        # This process's share.
+        total=-(-len(dataset) // comm.get_world_size()),
+        unit="image",
+        disable=not comm.is_main_process() or None,
+    )
     with inference_context(plain), torch.no_grad(), quiet():
         for inputs in bar:
             for row, output in zip(inputs, plain(inputs), strict=True):
