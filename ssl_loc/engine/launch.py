@@ -25,6 +25,8 @@ from ssl_loc.utils.errors import ConfigError, UserError
 
 # How long processes wait for each other before they give up with a message instead of hanging.
 TIMEOUT = timedelta(minutes=15)
+# How often the parent looks after its children.
+_POLL_SECONDS = 0.5
 _logger = logging.getLogger(__name__)
 
 
@@ -33,7 +35,7 @@ def launch(main: Callable[[], Any], num_processes: int = 0, device: str = "auto"
 
     Under torchrun (``RANK`` and ``WORLD_SIZE`` in the environment) this process joins the group. Otherwise
     ``num_processes`` > 1 spawns that many: one per GPU (nccl), or on the CPU where ``device`` says so or there is no
-    GPU (gloo). ``main`` must then be picklable.
+    GPU (gloo). ``main`` must then be picklable and return plain values.
 
     Raises:
         UserError: raised by ``main`` in any process, or the processes cannot be brought together.
@@ -108,20 +110,29 @@ def _spawn(main: Callable[[], Any], count: int, device: str) -> Any:
         arguments = (main, count, device, f"file://{folder}/meet", stop, results)
         children = mp.start_processes(_child, arguments, nprocs=count, join=False, start_method="spawn")
         before = _forward_signals(stop, children.processes)
+        said: list[tuple[str, Any]] = []
         try:
-            while not children.join():
-                pass
+            while not children.join(timeout=_POLL_SECONDS):
+                _drain(results, said)
         except mp.ProcessExitedException:
             # A child that stopped for a reason meant for the user has left it in the queue.
-            if results.empty():
+            _drain(results, said)
+            if not said:
                 raise
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-    kind, value = results.get()
-    if kind == "error":
-        raise UserError(value)
-    return value
+        _drain(results, said)
+    for kind, value in said:
+        if kind == "error":
+            raise UserError(value)
+    return said[0][1]
+
+
+def _drain(results: Any, said: list[tuple[str, Any]]) -> None:
+    """Read while the children run: a full pipe would stop them from ending."""
+    while not results.empty():
+        said.append(results.get())
 
 
 def _forward_signals(stop: Any, processes: list[Any]) -> dict[int, Any]:

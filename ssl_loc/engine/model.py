@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ssl_loc.losses import LossSum
 from ssl_loc.modeling import Method
-from ssl_loc.structures import MethodOutput, Views
+from ssl_loc.structures import Views
 from ssl_loc.utils import comm
 
 
@@ -21,11 +21,13 @@ class Forward:
         total: scalar to back-propagate, the sum of ``terms``.
         terms: weighted losses by name, detached.
         log: other numbers by name, detached.
+        q: unit embeddings (N, D) of the first pair's queries, detached.
     """
 
     total: Tensor
     terms: dict[str, Tensor]
     log: dict[str, Tensor | float]
+    q: Tensor
 
 
 class TrainingModel(nn.Module):
@@ -41,26 +43,23 @@ class TrainingModel(nn.Module):
         self.method = method
         self.losses = losses
 
-    def forward(self, views: Views, monitor: bool = False) -> Forward:
-        """``monitor`` adds numbers that cost a little (collapse monitor); ask for it on logged steps only."""
+    def forward(self, views: Views) -> Forward:
         output = self.method(views)
         terms, log = self.losses(views, output, self.method)
         log = {**output.log, **log}
-        if monitor:
-            log.update(collapse_numbers(output))
         total = torch.stack([term.float() for term in terms.values()]).sum() if len(terms) > 1 else _only(terms)
-        return Forward(total, {name: term.detach() for name, term in terms.items()}, log)
+        return Forward(total, {name: term.detach() for name, term in terms.items()}, log, output.pairs[0].q.detach())
 
 
 @torch.no_grad()
-def collapse_numbers(output: MethodOutput) -> dict[str, Tensor | float]:
-    """Signs of collapse on the global batch of queries.
+def collapse_numbers(q: Tensor) -> dict[str, Tensor | float]:
+    """Signs of collapse on the global batch of queries, from this process's (N, D). Collective.
 
     "feature_std_ratio": standard deviation per dimension of the unit embeddings, times sqrt(D): 1 when they spread
     evenly over the sphere, 0 when all are equal. "effective_rank": exponential of the entropy of the normalised
     singular values of the centred embeddings (Roy and Vetterli, 2007): dimensions in use, at most min(N - 1, D).
     """
-    q = comm.all_gather(output.pairs[0].q.detach().float())
+    q = comm.all_gather(q.float())
     spread = q.std(0, unbiased=False).mean() * q.shape[1] ** 0.5
     singular = torch.linalg.svdvals(q - q.mean(0))
     share = singular / singular.sum().clamp_min(torch.finfo(q.dtype).tiny)

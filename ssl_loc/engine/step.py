@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from ssl_loc.engine.model import Forward, TrainingModel
+from ssl_loc.engine.model import Forward, TrainingModel, collapse_numbers
 from ssl_loc.structures import Views
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -75,12 +76,14 @@ class TrainStep:
             views = self.photometric(views)
         self.optimizer.zero_grad(set_to_none=True)
         forwards = [
-            self._forward_backward(part, monitor, last=i == self.accumulate - 1)
+            self._forward_backward(part, last=i == self.accumulate - 1)
             for i, part in enumerate(cut(views, self.accumulate))
         ]
         result = _average(forwards)
         result.paths = batch.paths
         result.passed_over = int(batch.extra["passed_over"].sum()) if "passed_over" in batch.extra else 0
+        if monitor:
+            result.log.update(collapse_numbers(torch.cat([f.q for f in forwards])))
         norm = self._gradient_norm(monitor)
         if norm is not None:
             result.log["grad_norm"] = norm
@@ -92,12 +95,12 @@ class TrainStep:
         result.log.update(crop_numbers(batch))
         return result
 
-    def _forward_backward(self, part: Views, monitor: bool, last: bool) -> Forward:
+    def _forward_backward(self, part: Views, last: bool) -> Forward:
         # Gradients travel between processes once, with the last part.
         held = nullcontext() if last or self.wrapped is self.model else self.wrapped.no_sync()
         with held:
             with torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
-                forward: Forward = self.wrapped(part, monitor)
+                forward: Forward = self.wrapped(part)
             total = forward.total if self.accumulate == 1 else forward.total / self.accumulate
             self.scaler.scale(total).backward()
         forward.total = forward.total.detach()
@@ -117,13 +120,16 @@ class TrainStep:
 
 def wrap_ddp(model: TrainingModel) -> DistributedDataParallel:
     """DDP around method and losses. Every trained parameter is used in every step; buffers are the layers' business."""
-    device_ids = [p.device for p in model.parameters()][:1]
+    device = next(model.parameters()).device
+    # Newer torch renamed the switch for sending buffers round before every forward.
+    known = inspect.signature(DistributedDataParallel.__init__).parameters
+    keep_buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     return DistributedDataParallel(
         model,
-        device_ids=device_ids if device_ids[0].type == "cuda" else None,
-        broadcast_buffers=False,
+        device_ids=[device] if device.type == "cuda" else None,
         find_unused_parameters=False,
         gradient_as_bucket_view=True,
+        **{keep_buffers: False},
     )
 
 

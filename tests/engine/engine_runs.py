@@ -37,7 +37,7 @@ def draw_images(root: Path, count: int = IMAGES) -> tuple[Path, Path]:
 
 
 def tiny_cfg(data: tuple[Path, Path], out: Path | str, *overrides: Any) -> CfgNode:
-    """A frozen config: MoCo, ResNet of width 8 on 32 px views, batches of 8, 6 steps; ``overrides`` are KEY, VALUE, ..."""
+    """A frozen config: MoCo, ResNet of width 8 on 32 px views, batches of 8, 6 steps, then ``overrides``."""
     cfg = get_cfg()
     cfg.merge_from_list(
         [
