@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from ssl_loc.config.defaults import base_cfg
+from ssl_loc.data import image_check
 from ssl_loc.data.image_check import image_sizes, usable_images
 from ssl_loc.data.masks import build_masks
 from ssl_loc.data.records import Record, RecordTable
@@ -170,3 +171,24 @@ def test_tiny_and_unreadable_images_are_named(tmp_path, caplog):
     assert usable_images(records, sizes).tolist() == [0, 2, 4]
     assert "2 images with a side below 2 px are left out" in caplog.text and "thin.png" in caplog.text
     assert "2 of 5 images cannot be read" in caplog.text and "bad.png" in caplog.text
+
+
+def test_processes_share_the_header_check(tmp_path, monkeypatch):
+    for i in range(5):
+        Image.new("RGB", (10 + i, 20 + i)).save(tmp_path / f"{i}.png")
+    records = table(tmp_path, "01234")
+    alone = image_sizes(records)
+    monkeypatch.setattr(image_check.comm, "get_world_size", lambda: 2)
+    parts = []
+    for rank in (0, 1):  # what each process would contribute
+        monkeypatch.setattr(image_check.comm, "get_rank", lambda rank=rank: rank)
+        monkeypatch.setattr(image_check.comm, "all_gather_object", lambda value: parts.append(value) or [])
+        image_sizes(records)
+    opened = [part for part in parts if isinstance(part, np.ndarray)]
+    assert [len(part) for part in opened] == [3, 2]
+    both = lambda value: opened if isinstance(value, np.ndarray) else [value, value]  # noqa: E731
+    monkeypatch.setattr(image_check.comm, "all_gather_object", both)
+    assert np.array_equal(image_sizes(records), alone)
+    monkeypatch.setattr(image_check.comm, "all_gather_object", lambda value: [value, (4, "0", "3")])
+    with pytest.raises(DataError, match=r"process 1 sees 4 images \(0 .. 3\), process 0 5 \(0 .. 4\)"):
+        image_sizes(records)
