@@ -72,7 +72,9 @@ def detector_from_detectron2(state: Mapping[str, Tensor], arch: str, first_level
                 out[torchvision_key(trunk_from_detectron2(key.removeprefix(prefix)), arch)] = value
                 break
         else:
-            raise WeightsError(f"'{key}' is no tensor of a detectron2 {arch} detector that the torchvision engine knows")
+            raise WeightsError(
+                f"'{key}' is no tensor of a detectron2 {arch} detector that the torchvision engine knows"
+            )
     return out
 
 

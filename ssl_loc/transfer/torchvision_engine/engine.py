@@ -97,12 +97,16 @@ def _trained(job: TransferJob, recipe: Recipe, device: torch.device) -> Detector
     return model
 
 
-def _evaluate_between(recipe: Recipe, model: Detector, done: int) -> None:
+def _evaluate_between(recipe: Recipe, model: Detector, done: int) -> dict[str, float]:
+    numbers: dict[str, float] = {}
     for name in dataset_names(recipe.DATASETS.TEST):
         predictions = predict(recipe, model, name)
         if is_main_process():
-            numbers = headline(evaluate(get_detection_dataset(name), predictions, recipe.MODEL.MASK_ON))
-            logger.info("after %d iterations on %s: %s", done, name, numbers)
+            found = headline(evaluate(get_detection_dataset(name), predictions, recipe.MODEL.MASK_ON))
+            logger.info("after %d iterations on %s: %s", done, name, found)
+            several = len(dataset_names(recipe.DATASETS.TEST)) > 1
+            numbers.update({f"{name}/{key}" if several else key: value for key, value in found.items()})
+    return numbers
 
 
 def _loaded(job: TransferJob, recipe: Recipe, device: torch.device) -> Detector:

@@ -40,7 +40,7 @@ class Trainer:
         records: training records.
         start: completed iterations (a resumed run).
         about: plain values that go into every checkpoint.
-        evaluate: called with the completed iterations every TEST.EVAL_PERIOD.
+        evaluate: called with the completed iterations every TEST.EVAL_PERIOD; returns numbers for the log.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Trainer:
         output_dir: Path,
         start: int = 0,
         about: dict[str, Any] | None = None,
-        evaluate: Callable[[int], None] | None = None,
+        evaluate: Callable[[int], dict[str, float]] | None = None,
     ) -> None:
         self.recipe = recipe
         self.model = model
@@ -79,13 +79,11 @@ class Trainer:
             self.recent.append(self.step(iteration, next(batches)))
             done = iteration + 1
             bar.update()
-            if done % self.recipe.TRANSFER.LOG_PERIOD == 0 or done == solver.MAX_ITER:
-                self._log(iteration, bar, (time.perf_counter() - began) / (done - self.start))
+            numbers = self._evaluate(done)
+            if numbers or done % self.recipe.TRANSFER.LOG_PERIOD == 0 or done == solver.MAX_ITER:
+                self._log(iteration, bar, (time.perf_counter() - began) / (done - self.start), numbers)
             if solver.CHECKPOINT_PERIOD > 0 and done % solver.CHECKPOINT_PERIOD == 0 and done < solver.MAX_ITER:
                 self._save(f"model_{iteration:07d}.pth", done)
-            period = self.recipe.TEST.EVAL_PERIOD
-            if self.evaluate and period > 0 and done % period == 0 and done < solver.MAX_ITER:
-                self._between(lambda done=done: self.evaluate(done))  # type: ignore[misc]
         bar.close()
         self.finish_statistics()
         self._save(FINAL, solver.MAX_ITER)
@@ -122,18 +120,22 @@ class Trainer:
     def _forward(self, batches: Iterator[list[Example]]) -> None:
         self.model(*_to_device(next(batches), self.model.device))
 
-    def _between(self, evaluate: Callable[[], None]) -> None:
+    def _evaluate(self, done: int) -> dict[str, float]:
         """Evaluate in the middle of training with precise statistics, then go on with the running ones."""
-        saved = {k: v.clone() for k, v in self.model.state_dict().items() if "running_" in k}
+        period = self.recipe.TEST.EVAL_PERIOD
+        if self.evaluate is None or period <= 0 or done % period or done >= self.recipe.SOLVER.MAX_ITER:
+            return {}
+        saved = {k: v.clone() for k, v in self.model.state_dict().items() if "running_" in k or "num_batches" in k}
         self.finish_statistics()
-        evaluate()
+        numbers = self.evaluate(done)
         self.model.load_state_dict(saved, strict=False)
+        return numbers
 
     def _save(self, name: str, iteration: int) -> None:
         if is_main_process():
             save_detector(self.output_dir, name, self.model, self.optimizer, iteration, self.about)
 
-    def _log(self, iteration: int, bar: tqdm, seconds: float) -> None:
+    def _log(self, iteration: int, bar: tqdm, seconds: float, numbers: dict[str, float]) -> None:
         if not is_main_process():
             return
         median = {k: float(torch.tensor([r[k] for r in self.recent]).median()) for k in self.recent[-1]}
@@ -141,7 +143,7 @@ class Trainer:
         parts = "  ".join(f"{k} {v:.4g}" for k, v in median.items())
         remaining = seconds * (self.recipe.SOLVER.MAX_ITER - iteration - 1)
         logger.info("iter %d  %s  %.3f s/it  eta %s", iteration + 1, parts, seconds, _clock(remaining), extra=PROGRESS)
-        line = {"iteration": iteration + 1, **median, "seconds_per_iteration": seconds}
+        line = {"iteration": iteration + 1, **median, "seconds_per_iteration": seconds, **numbers}
         with open(self.output_dir / "metrics.jsonl", "a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
 
