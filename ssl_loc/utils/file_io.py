@@ -67,9 +67,10 @@ def file_digest(path: str | os.PathLike) -> str:
 
 def safe_join(root: str | os.PathLike, relative: str) -> Path:
     """Join ``relative`` (a path from a data file) to ``root``; refuse to leave ``root``."""
-    base = Path(root).resolve()
-    # ``resolve`` would follow links inside the dataset, which users do have; normalise the text only.
-    joined = Path(os.path.normpath(base / relative))
-    if joined != base and base not in joined.parents:
+    base = os.path.abspath(root)
+    # Links inside the dataset, which users do have, are not followed: only the text is compared. Loaders come here for
+    # every image, so no file is touched and no Path object is compared.
+    joined = os.path.normpath(os.path.join(base, relative))
+    if joined != base and not joined.startswith(base.rstrip(os.sep) + os.sep):
         raise DataError(f"path '{relative}' leaves its root {base}; paths in data files must stay inside")
-    return joined
+    return Path(joined)

@@ -69,6 +69,7 @@ class GaussianBlur(Augmenter):
         extra = {**view.extra, BLUR_SIGMA: torch.tensor(math.hypot(before, sigma))}
         if sigma < MIN_SIGMA_PX:
             return replace(view, extra=extra)
-        side = 2 * blur_radius(sigma) + 1
-        blurred = cv2.GaussianBlur(as_hwc(view.image), (side, side), sigma, borderType=cv2.BORDER_REPLICATE)
+        # A float32 kernel in sepFilter2D is twice as fast as GaussianBlur, whose fixed-point form is exact to the bit.
+        kernel = cv2.getGaussianKernel(2 * blur_radius(sigma) + 1, sigma, cv2.CV_32F)
+        blurred = cv2.sepFilter2D(as_hwc(view.image), -1, kernel, kernel, borderType=cv2.BORDER_REPLICATE)
         return replace(view, image=from_hwc(blurred), extra=extra)

@@ -69,6 +69,7 @@ def compose(second: np.ndarray, first: np.ndarray) -> np.ndarray:
 
 def apply_map(image: np.ndarray, color_map: np.ndarray) -> np.ndarray:
     """Apply a map to a uint8 image (H, W, 3), rounding and clamping once."""
-    b = color_map[:, 3:]
-    offset = b @ np.array(cv2.mean(image)[:3]) if b.any() else np.zeros(3)
-    return cv2.transform(image, np.concatenate([color_map[:, :3], offset[:, None]], 1))
+    affine = np.empty((3, 4))
+    affine[:, :3] = color_map[:, :3]
+    affine[:, 3] = color_map[:, 3:] @ cv2.mean(image)[:3]
+    return cv2.transform(image, affine)
