@@ -257,7 +257,9 @@ def test_broken_image_is_named(split, workers, tmp_path):
     names = draw_detection_data(tmp_path / "data")
     for path in (tmp_path / "data/VOCdevkit/VOC2007/JPEGImages").glob(f"{split}_*.jpg"):
         path.write_bytes(b"no picture")
-    recipe = tiny_recipe("C4", names, tmp_path / "out", "DATALOADER.NUM_WORKERS", workers, "SOLVER.MAX_ITER", 1)
+    recipe = tiny_recipe(
+        "C4", names, tmp_path / "out", "DATALOADER.NUM_WORKERS", workers, "SOLVER.CHECKPOINT_PERIOD", 0
+    )
     with pytest.raises(DataError, match=f"^image .*{split}_00.*cannot be used: cannot identify image file"):
         run(recipe)
 

@@ -168,7 +168,9 @@ def _hooks(
         made.append(PreciseBN(period, model, batches, cfg.TEST.PRECISE_BN.NUM_ITER))
     made.append(AverageBuffers(model, [period, save]))
     if comm.is_main_process():
-        made.append(hooks.PeriodicCheckpointer(checkpointer, save, file_prefix=_MODEL_STEM))
+        # A period of 0 means "only at the end", which detectron2 has no number for.
+        every = save if save > 0 else cfg.SOLVER.MAX_ITER + 1
+        made.append(hooks.PeriodicCheckpointer(checkpointer, every, file_prefix=_MODEL_STEM))
     made.append(hooks.EvalHook(period, lambda: _evaluate(model, cfg, tests), eval_after_train=False))
     if comm.is_main_process():
         writers: list[Writer] = [JsonlWriter(cfg.OUTPUT_DIR, start), TensorBoardWriter(cfg.OUTPUT_DIR, start)]
