@@ -76,3 +76,21 @@ def test_a_function_can_be_registered_with_metadata():
         for name in ("test_two", "test_made"):
             del catalog.DATASET_REGISTRY._obj_map[name]
             del catalog._METADATA[name]
+
+
+@pytest.mark.parametrize("name", catalog.DATASET_REGISTRY.names())
+def test_every_name_says_where_it_looked_and_is_a_path_form(root, name):
+    assert split_path_form(name) is not None
+    with pytest.raises(DataError) as error:
+        get_dataset(name)
+    assert str(root) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("scheme", catalog.SCHEME_REGISTRY.names())
+def test_every_path_form_says_where_it_looked(tmp_path, scheme):
+    words = ["2007" if word == "YEAR" else str(tmp_path / "nowhere") for word in catalog._ARGUMENTS[scheme][:-1]]
+    spec = ":".join([scheme, *words, "train" if words else str(tmp_path / "nowhere")])
+    for annotations in (False, True):
+        with pytest.raises(DataError, match=str(tmp_path / "nowhere")):
+            get_dataset(spec, annotations=annotations)
