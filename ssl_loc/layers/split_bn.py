@@ -64,6 +64,11 @@ class SplitBN(_BatchNorm):
                 f"SplitBN got {input.shape[0]} images in this process for {groups} groups; expected a multiple. Change "
                 "SOLVER.IMS_PER_BATCH (or SOLVER.ACCUMULATE), or set MODEL.NORM_GROUPS to a divisor."
             )
+        if input.numel() == groups * input.shape[1]:
+            raise ConfigError(
+                f"SplitBN got one value per channel and group (input {tuple(input.shape)}, {groups} groups); a variance "
+                "needs more: raise SOLVER.IMS_PER_BATCH or AUGMENT.SIZE, or lower MODEL.NORM_GROUPS"
+            )
         means, variances = self._rows(self.running_mean, groups), self._rows(self.running_var, groups)
         # split, not chunk or slices: its backward is one concatenation.
         parts = input.split(input.shape[0] // groups)

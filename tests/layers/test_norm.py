@@ -68,6 +68,11 @@ def test_split_bn_says_which_number_does_not_divide() -> None:
         SplitBN(2, groups=4)(torch.randn(6, 2, 2, 2))
 
 
+def test_split_bn_says_when_there_is_no_variance() -> None:
+    with pytest.raises(ConfigError, match="one value per channel and group.*IMS_PER_BATCH"):
+        SplitBN(2, groups=4)(torch.randn(4, 2, 1, 1))
+
+
 def test_frozen_bn_never_changes() -> None:
     layer = FrozenBN(5)
     peer = _pair(layer, 5).eval()

@@ -207,6 +207,12 @@ def test_encode_and_channels_last_agree() -> None:
     torch.testing.assert_close(method.encode(images), q, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_two_views_are_asked_for(count: int) -> None:
+    with pytest.raises(ConfigError, match=f"AUGMENT.VIEWS makes {count}"):
+        _moco()(random_views(4, num_views=count))
+
+
 def test_long_queue_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:
     method = _moco(queue_size=20)
     with caplog.at_level(logging.WARNING):

@@ -124,6 +124,10 @@ class MoCo(Method):
 
     def forward(self, views: Views) -> MethodOutput:
         """Queries from view 0, keys from view 1."""
+        if views.num_views != 2:
+            raise ConfigError(
+                f"MoCo compares 2 views, but AUGMENT.VIEWS makes {views.num_views}; list two pipelines there"
+            )
         maps = self.query_trunk(self.normalize(views.images[0]))
         z = self.query_trunk.pooled(maps)  # (N, C)
         q = self.embed(z)  # (N, D)
