@@ -1,0 +1,96 @@
+#!/usr/bin/env python
+"""The main job end to end at small size: draw scenes, pretrain MoCo, MoCo + constrained crop and CAST from the same
+seed, evaluate, fine-tune detectors, print one table and write a report."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import time
+from pathlib import Path
+
+import torch
+
+from ssl_loc.demo.plan import SIZES, Stage, build_plan, seed_folder
+from ssl_loc.demo.run import Runner
+from ssl_loc.demo.table import collect, render
+from ssl_loc.utils.cli import run_tool
+from ssl_loc.utils.errors import ConfigError
+from ssl_loc.utils.file_io import write_text
+
+EPILOG = """\
+examples
+  python tools/demo.py --out output/demo                    one seed, minutes on 2 CPU cores
+  python tools/demo.py --out output/demo --seeds 0,1,2      mean and standard deviation over seeds
+  python tools/demo.py --out /tmp/x --size smoke            do all commands fit together? numbers mean nothing
+  python tools/demo.py --out output/demo --list             the commands, one per line, without running them
+
+The same command goes on where it was stopped (Ctrl-C included): finished stages are skipped as long as their command,
+their config files and the stages before them are the same. Each stage is an ordinary command line of this project;
+its output is in OUT/logs/. OUT/table.txt holds the table, OUT/seedN/report/report.html the pictures.
+"""
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", default="output/demo", metavar="DIR", help="folder of the demo (default output/demo)")
+    parser.add_argument("--seeds", default="0", metavar="N[,N]", help="seeds, separated by commas (default 0)")
+    parser.add_argument("--size", default="full", choices=sorted(SIZES), help="amount of work (default full)")
+    parser.add_argument("--jobs", type=int, default=0, metavar="N", help="stages side by side (default: CPU cores)")
+    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"), help="of the pretraining")
+    parser.add_argument("--list", action="store_true", help="print the commands and stop")
+    return parser.parse_args()
+
+
+def parse_seeds(text: str) -> list[int]:
+    """ "0,1,2" -> [0, 1, 2]."""
+    try:
+        seeds = [int(word) for word in text.split(",")]
+    except ValueError:
+        seeds = []
+    if not seeds or min(seeds) < 0 or len(set(seeds)) != len(seeds):
+        raise ConfigError(f"--seeds is '{text}'; expected different numbers >= 0 separated by commas, such as 0,1,2")
+    return seeds
+
+
+def wants_bf16(precision: str) -> bool:
+    """Mixed precision where it is faster: on a GPU, and on CPUs with bf16 instructions."""
+    if precision != "auto":
+        return precision == "bf16"
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return torch.cuda.is_available() or bool(supported())
+
+
+def cores() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def main() -> None:
+    args = parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    out, seeds, bf16 = Path(args.out).resolve(), parse_seeds(args.seeds), wants_bf16(args.precision)
+    jobs = args.jobs or min(cores(), 4 * len(seeds))
+    plans = {seed: build_plan(out, seed, args.size, workers=jobs, bf16=bf16) for seed in seeds}
+    stages: list[Stage] = [stage for plan in plans.values() for stage in plan]
+    if args.list:
+        print("\n".join(f"# {s.title}\npython {' '.join(s.command)}" for s in stages))
+        return
+    precision = "bf16 mixed precision" if bf16 else "fp32"
+    print(f"demo in {out}: {len(stages)} stages, {jobs} side by side, pretraining in {precision}", flush=True)
+    runner, start = Runner(out, slots=jobs, threads=max(1, cores() // jobs)), time.perf_counter()
+    runner.run(stages)
+    text = render(collect(out, seeds), runner.seconds, stages)
+    text += f"\nwall time of this command: {(time.perf_counter() - start) / 60:.1f} min"
+    text += f", {len(runner.skipped)} of {len(stages)} stages were finished before\n"
+    write_text(out / "table.txt", text)
+    print(f"\n{text}")
+    for seed in seeds:
+        print(f"report: {seed_folder(out, seed) / 'report' / 'report.html'}")
+
+
+if __name__ == "__main__":
+    run_tool(main)
