@@ -123,13 +123,13 @@ def wrap_ddp(model: TrainingModel) -> DistributedDataParallel:
     device = next(model.parameters()).device
     # Newer torch renamed the switch for sending buffers round before every forward.
     known = inspect.signature(DistributedDataParallel.__init__).parameters
-    keep_buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    keep_buffers: Any = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     return DistributedDataParallel(
         model,
         device_ids=[device] if device.type == "cuda" else None,
         find_unused_parameters=False,
         gradient_as_bucket_view=True,
-        **{keep_buffers: False},
+        **{keep_buffers: False},  # type: ignore[arg-type]
     )
 
 

@@ -68,7 +68,7 @@ def double_method(cfg: CfgNode) -> Method:
 
 def train_case(cfg: CfgNode, name: str) -> None:
     builder = double_method if name == "float64" else build_method
-    with mock.patch("ssl_loc.engine.train.build_method", builder):
+    with mock.patch("ssl_loc.engine.run.build_method", builder):
         train(cfg)
 
 
@@ -81,7 +81,7 @@ def two_processes(data: Data, root: Path) -> dict[str, Any]:
         loader = build_pretrain_loader(cfg, **kwargs)
         return SignalledLoader(loader, at=2) if comm.get_rank() == 1 else loader
 
-    with mock.patch("ssl_loc.engine.train.build_pretrain_loader", signalled):
+    with mock.patch("ssl_loc.engine.run.build_pretrain_loader", signalled):
         stopped = train(tiny_cfg(data, root / "stopped", "SOLVER.MAX_ITER", 50))
     return {"world": comm.get_world_size(), "stopped": stopped}
 
