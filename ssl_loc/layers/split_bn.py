@@ -66,8 +66,8 @@ class SplitBN(_BatchNorm):
             )
         if input.numel() == groups * input.shape[1]:
             raise ConfigError(
-                f"SplitBN got one value per channel and group (input {tuple(input.shape)}, {groups} groups); a variance "
-                "needs more: raise SOLVER.IMS_PER_BATCH or AUGMENT.SIZE, or lower MODEL.NORM_GROUPS"
+                f"SplitBN got one value per channel and group (input {tuple(input.shape)}, {groups} groups); a "
+                "variance needs more: raise SOLVER.IMS_PER_BATCH or AUGMENT.SIZE, or lower MODEL.NORM_GROUPS"
             )
         means, variances = self._rows(self.running_mean, groups), self._rows(self.running_var, groups)
         # split, not chunk or slices: its backward is one concatenation.
