@@ -97,7 +97,8 @@ def read_results(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
             # A detection's result lies in its run folder, whose name says what it is.
             label = value.get("details", {}).get("label") or file.resolve().parent.name
             found.append({**value, "details": {**value.get("details", {}), "label": label}, "file": str(file)})
-    return sorted(found, key=lambda r: r["details"].get("made", ""))
+    # ISO times sort as text; detection results carry none and come last.
+    return sorted(found, key=lambda r: r["details"].get("made", "~"))
 
 
 def comparison(results: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:

@@ -36,8 +36,9 @@ def detections_figure(files: Sequence[tuple[str, str | Path]], count: int = 6, m
     labels = [label for label, _, _ in loaded]
     colors = method_colors(labels)
     with look():
-        fig = figure(CELL * (len(labels) + 1), CELL * 0.92 * len(shown) + 0.3)
-        axes = fig.subplots(len(shown), len(labels) + 1, squeeze=False)
+        shapes = [entry["height"] / entry["width"] for entry in shown]
+        fig = figure(CELL * (len(labels) + 1), CELL * sum(shapes) + 0.06 * len(shown) + 0.3)
+        axes = fig.subplots(len(shown), len(labels) + 1, squeeze=False, height_ratios=shapes)
         for row, entry in zip(axes, shown, strict=True):
             picture = to_rgb(torch.from_numpy(read_image(entry["file_name"])).permute(2, 0, 1))
             for ax in row:

@@ -51,7 +51,7 @@ METRIC_NAMES = {
     "pointing_game": "pointing game",
     "energy_in_mask": "energy in mask",
     "zero_cam_rate": "zero Grad-CAM",
-    "iou_of_full_map": "(IoU of a map that is on everywhere)",
+    "iou_of_full_map": "IoU if the map were on everywhere",
     "top1": "top-1 %",
     "top1_k1": "top-1 %, one neighbour",
     "top1_best_epoch": "top-1 %, best epoch",

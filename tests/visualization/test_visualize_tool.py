@@ -1,0 +1,158 @@
+"""The tools from their command lines, on drawn data."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.evaluation import draw_photos, save_run, tiny_config
+from PIL import Image
+
+from ssl_loc.data.datasets.coco import load_coco_instances
+from ssl_loc.evaluation.maps import density
+from ssl_loc.saliency.manifest import write_manifest
+from ssl_loc.transfer.predictions import ImagePrediction, save_predictions
+from ssl_loc.utils.errors import ConfigError, DataError
+from ssl_loc.utils.file_io import write_json
+
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
+PNG = b"\x89PNG"
+
+
+@pytest.fixture
+def visualize(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(TOOLS))
+    tool = importlib.import_module("visualize")
+
+    def run(*words: object) -> None:
+        monkeypatch.setattr(sys, "argv", ["visualize.py", *map(str, words)])
+        tool.main()
+
+    return run
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    """A run on drawn photos, with its config, curves and environment."""
+    images, masks = draw_photos(tmp_path)
+    write_manifest(masks, estimator="drawn", uses_labels=True)
+    cfg = tiny_config()
+    cfg.merge_from_dict(
+        {
+            "DATA": {"TRAIN": f"folder:{images}", "MASKS": {"SOURCE": "folder", "ROOT": str(masks)}},
+            "AUGMENT": {"VIEWS": [["SaliencyConstrainedCrop", "RandomFlip"]] * 2},
+            "LOSS": {"NAMES": ["InfoNCE", "GradCAMAttention"], "GRAD_CAM_ATTENTION": {"WEIGHT": 3.0}},
+        }
+    )
+    folder = save_run(tmp_path / "runs" / "cast", cfg)
+    rows = [{"iteration": i, "loss/InfoNCE": 3.0, "chance_loss": 2.8, "lr": 0.1} for i in (1, 2)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "env.txt").write_text("torch 9.9.9\n")
+    return folder
+
+
+def grounding_json(folder: Path, label: str) -> Path:
+    iou = np.array([0.1, 0.3, 0.5])
+    x, y = density(iou)
+    details = {
+        "label": label,
+        "data": "folder:photos",
+        "images": 3,
+        "density": {"x": x, "y": y},
+        "published": {"iou_mean": {"value": 0.41, "source": "a paper"}},
+    }
+    metrics = {"iou_mean": 0.3, "zero_cam_rate": 0.0}
+    value = {"protocol": "grounding", "version": "1", "metrics": metrics, "digest": "d", "weights": "w"}
+    write_json(folder / "results" / f"{label}.json", {**value, "details": details})
+    return folder
+
+
+def test_views_cams_curves_density(visualize, run_folder: Path, tmp_path: Path) -> None:
+    out, photos, masks = tmp_path / "out", f"folder:{tmp_path / 'images'}", f"folder:{tmp_path / 'masks'}"
+    visualize("views", "--config-file", run_folder / "config.yaml", "--out", out, "--count", 2, "SEED", "1")
+    visualize("cams", "--weights", f"A={run_folder}", f"random:{run_folder / 'config.yaml'}", "--data", photos,
+              "--masks", masks, "--out", out, "--count", 2, "--set", "DEVICE", "cpu")  # fmt: skip
+    visualize("curves", "--run", run_folder, "--out", out)
+    visualize("density", "--results", grounding_json(tmp_path / "eval", "CAST"), "--out", out)
+    assert sorted(p.name for p in out.iterdir()) == ["cams.png", "curves.png", "density.png", "views.png"]
+    for path in out.iterdir():
+        assert path.read_bytes()[:4] == PNG
+        with Image.open(path) as image:
+            assert image.width > 300 and len(image.convert("L").getcolors(256) or []) > 20  # something is drawn
+
+
+def test_report_has_every_part(visualize, run_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+    visualize("report", "--run", run_folder, "--results", grounding_json(tmp_path / "eval", "CAST"),
+              "--data", f"folder:{tmp_path / 'images'}", "--masks", f"folder:{tmp_path / 'masks'}", "--count", 2,
+              "--out", out, "--set", "DEVICE", "cpu")  # fmt: skip
+    text = out.read_text()
+    for part in ("Numbers", "Settings", "Training curves", "What the network sees", "Where the models look", "density"):
+        assert part in text
+    assert "mean IoU, published" in text and "0.410" in text and "a paper" in text
+    assert "1 x InfoNCE, 3 x GradCAMAttention" in text
+    assert "torch 9.9.9" in text
+    assert text.count("<img") == 4  # curves, views, cams, density
+
+
+def test_report_of_a_run_whose_data_is_gone(visualize, run_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").rename(tmp_path / "elsewhere")
+    visualize("report", "--run", run_folder, "--out", tmp_path / "report.html")
+    assert "training data is not here" in (tmp_path / "report.html").read_text()
+
+
+def test_what_cannot_be_drawn_is_said(visualize, run_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"\.html"):
+        visualize("report", "--run", run_folder, "--out", tmp_path / "folder")
+    with pytest.raises(ConfigError, match="--results"):
+        visualize("density", "--out", tmp_path)
+    with pytest.raises(DataError, match="no predictions"):
+        visualize("detections", "--results", grounding_json(tmp_path / "eval", "CAST"), "--out", tmp_path)
+    with pytest.raises(DataError, match="no metrics.jsonl"):
+        visualize("curves", "--run", tmp_path, "--out", tmp_path)
+
+
+def test_detections_beside_the_truth(visualize, tmp_path: Path) -> None:
+    (tmp_path / "coco" / "val").mkdir(parents=True)
+    Image.new("RGB", (60, 40)).save(tmp_path / "coco" / "val" / "1.jpg")
+    annotation = {"id": 1, "image_id": 1, "category_id": 7, "bbox": [5, 6, 20, 10], "area": 200, "iscrowd": 0,
+                  "segmentation": [[5, 6, 25, 6, 25, 16, 5, 16]]}  # fmt: skip
+    content = {
+        "images": [{"id": 1, "file_name": "1.jpg", "height": 40, "width": 60}],
+        "categories": [{"id": 7, "name": "cup"}],
+        "annotations": [annotation],
+    }
+    write_json(tmp_path / "coco" / "annotations" / "instances_val.json", content)
+    spec = f"coco:{tmp_path / 'coco'}:val"
+    assert len(load_coco_instances(tmp_path / "coco/annotations/instances_val.json", tmp_path / "coco/val")[0]) == 1
+    found = ImagePrediction(1, np.array([[4, 5, 24, 17], [0, 0, 9, 9]]), np.array([0.9, 0.1]), np.array([0, 0]))
+    for name in ("det_a", "det_b"):
+        save_predictions(tmp_path / name / "inference" / "val.json", spec, [found] if name == "det_a" else [])
+        value = {"protocol": "detection", "version": "1", "metrics": {"bbox/AP": 9.0, "bbox/AP-cup": 1.0}}
+        write_json(tmp_path / name / "result.json", {**value, "digest": "", "weights": "", "details": {}})
+    from ssl_loc.visualization.detections import detections_figure
+
+    files = [(name, tmp_path / name / "inference" / "val.json") for name in ("det_a", "det_b")]
+    fig = detections_figure(files)
+    found_texts = [[t.get_text() for t in ax.texts] for ax in fig.axes]
+    assert found_texts == [["cup"], ["cup 0.90"], ["nothing above 0.3"]]  # the box of score .1 is not drawn
+    visualize("detections", "--results", tmp_path / "det_a", tmp_path / "det_b", "--out", tmp_path / "out")
+    assert (tmp_path / "out" / "detections.png").read_bytes()[:4] == PNG
+
+
+def test_list_components_names_everything(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.syspath_prepend(str(TOOLS))
+    tool = importlib.import_module("list_components")
+    monkeypatch.setattr(sys, "argv", ["list_components.py"])
+    tool.main()
+    text = capsys.readouterr().out
+    for name in ("MoCo", "InfoNCE", "GradCAMAttention", "SaliencyConstrainedCrop", "ResNet", "SGD", "grounding", "knn"):
+        assert f"\n{name} " in text
+    assert "ssl_loc/modeling/method/moco.py" in text and "coco:" in text and "torchvision" in text
+    monkeypatch.setattr(sys, "argv", ["list_components.py", "METHODS"])
+    with pytest.raises(ConfigError, match="did you mean METHOD"):
+        tool.main()
