@@ -1,0 +1,60 @@
+"""Batches that cannot be shared out are refused with numbers that can; the log states what follows from the batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from engine_runs import tiny_cfg
+
+from ssl_loc.engine.batch import check_batch, describe_run, model_cfg, nearest, run_length
+from ssl_loc.solver import build_schedule
+from ssl_loc.utils.errors import ConfigError
+
+NOWHERE = (Path("images"), Path("masks"))
+
+
+def test_nearest_multiples() -> None:
+    assert nearest(30, 8) == "24 or 32"
+    assert nearest(3, 8) == "8"
+
+
+@pytest.mark.parametrize(
+    ("keys", "world", "words"),
+    [
+        (("MODEL.NORM", "BN", "SOLVER.IMS_PER_BATCH", 30), 4, "IMS_PER_BATCH is 30.*multiple of 4.*28 or 32"),
+        (("MODEL.NORM", "BN", "SOLVER.IMS_PER_BATCH", 30, "SOLVER.ACCUMULATE", 4), 2, "ACCUMULATE 4; .*24 or 32"),
+        (("MODEL.NORM_GROUPS", 8, "SOLVER.IMS_PER_BATCH", 20), 2, "NORM_GROUPS 8.*16 or 24"),
+        (("MODEL.NORM_GROUPS", 8, "SOLVER.IMS_PER_BATCH", 24), 3, "NORM_GROUPS is 8.*MODEL.NORM_GROUPS 6 or 9"),
+        (("MODEL.NORM_GROUPS", 2, "SOLVER.IMS_PER_BATCH", 24, "SOLVER.ACCUMULATE", 4), 1, "MODEL.NORM_GROUPS 4"),
+        (("SOLVER.ACCUMULATE", 0), 1, "SOLVER.ACCUMULATE is 0"),
+    ],
+)
+def test_indivisible_batches_name_keys_and_numbers(keys: tuple, world: int, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        check_batch(tiny_cfg(NOWHERE, "out", *keys), world)
+
+
+def test_groups_are_shared_out_over_parts() -> None:
+    cfg = tiny_cfg(NOWHERE, "out", "MODEL.NORM_GROUPS", 8, "SOLVER.IMS_PER_BATCH", 32, "SOLVER.ACCUMULATE", 2)
+    assert check_batch(cfg, world=2) == 16
+    # A group keeps its 32 / 8 = 4 images: each half of the batch has 4 groups.
+    assert model_cfg(cfg).MODEL.NORM_GROUPS == 4
+    assert cfg.MODEL.NORM_GROUPS == 8
+
+
+def test_length_of_the_run() -> None:
+    assert run_length(tiny_cfg(NOWHERE, "out", "SOLVER.MAX_ITER", 7), 100) == 7
+    assert run_length(tiny_cfg(NOWHERE, "out", "SOLVER.MAX_ITER", 0, "SOLVER.EPOCHS", 2.5), 100) == 250
+    with pytest.raises(ConfigError, match="SOLVER.MAX_ITER and SOLVER.EPOCHS are both 0"):
+        run_length(tiny_cfg(NOWHERE, "out", "SOLVER.MAX_ITER", 0, "SOLVER.EPOCHS", 0.0), 100)
+
+
+def test_the_line_of_the_log() -> None:
+    keys = ("SOLVER.IMS_PER_BATCH", 64, "SOLVER.LR_SCALING", "linear", "SOLVER.WARMUP_ITERS", 10, "SOLVER.MAX_ITER", 50)
+    cfg = tiny_cfg(NOWHERE, "out", *keys)
+    line = describe_run(cfg, build_schedule(cfg, 50, 25), 16, 4, 1600, 25)
+    assert "global batch 64 = 4 processes x 16;" in line
+    assert "lr 0.03 at 256 images -> 0.0075 (linear scaling" in line
+    assert "warm-up 10 iterations = 640 images" in line
+    assert "50 iterations = 2 epochs of 25 batches (1600 images)" in line
