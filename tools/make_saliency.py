@@ -5,10 +5,10 @@ Examples:
   python tools/make_saliency.py --method precomputed --out maps/ --estimator deep-usps --uses-labels yes
 
   # masks from a dataset's own objects (an oracle that uses labels)
-  python tools/make_saliency.py --method ground_truth --dataset coco:/data/coco:train2017 --out maps/
+  python tools/make_saliency.py coco:/data/coco:train2017 --method ground_truth --out maps/
 
   # do the maps fit the images? lists every problem; exit status 1 if there is one
-  python tools/make_saliency.py --check --dataset folder:/data/photos --out maps/
+  python tools/make_saliency.py /data/photos --check --out maps/
 
   # then train with them
   python tools/train_net.py --config-file configs/quick/cast.yaml DATA.TRAIN folder:/data/photos \\
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from pathlib import Path
 
 from ssl_loc.data.catalog import get_dataset
 from ssl_loc.data.ground_truth import write_ground_truth_maps
@@ -35,9 +36,11 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = p.add_mutually_exclusive_group(required=True)
     what.add_argument("--method", choices=METHODS, help="how the maps come about")
-    what.add_argument("--check", action="store_true", help="compare the maps with the images of --dataset")
+    what.add_argument("--check", action="store_true", help="compare the maps with the images of DATASET")
+    p.add_argument(
+        "dataset", nargs="?", metavar="DATASET", help="a folder, coco:DIR:SPLIT, voc:..., scenes:..., or a name"
+    )
     p.add_argument("--out", required=True, metavar="ROOT", help="folder of the maps")
-    p.add_argument("--dataset", metavar="D", help="images: folder:DIR, coco:DIR:SPLIT, voc:..., scenes:... or a name")
     p.add_argument("--threshold", type=int, default=DEFAULT_THRESHOLD, help="salient = grey value above this (128)")
     g = p.add_argument_group("precomputed")
     g.add_argument("--estimator", help="what made the maps, e.g. deep-usps")
@@ -89,8 +92,10 @@ def _needed(args: argparse.Namespace, name: str) -> str:
     value = getattr(args, name)
     if not value:
         what = f"--method {args.method}" if args.method else "--check"
-        raise ConfigError(f"{what} needs --{name.replace('_', '-')}; see --help for examples")
-    return value
+        option = "DATASET" if name == "dataset" else f"--{name.replace('_', '-')}"
+        raise ConfigError(f"{what} needs {option}; see --help for examples")
+    # A plain folder of photos needs no prefix.
+    return f"folder:{value}" if name == "dataset" and Path(value).is_dir() else value
 
 
 def main() -> int:

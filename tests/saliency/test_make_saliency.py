@@ -45,14 +45,14 @@ def coco(tmp_path):
 
 def test_draw_check_and_continue(coco, run):
     spec, maps = f"coco:{coco}:toy", coco / "maps"
-    draw = ("--method", "ground_truth", "--dataset", spec, "--out", maps)
+    draw = (spec, "--method", "ground_truth", "--out", maps)
     status, out, _ = run(*draw)
     assert status == 0
     assert "2 maps of ground_truth (uses labels); 1 empty" in out
     mask = np.zeros((8, 12))
     mask[:4, 4:8] = 255
     assert np.array_equal(np.array(Image.open(maps / "1.png").convert("L")), mask)
-    check = ("--check", "--dataset", spec, "--out", maps)
+    check = (spec, "--check", "--out", maps)
     assert run(*check)[:2] == (1, "empty: 2\n2 images checked: 1 empty\n")
     assert run(*check, "--allow", "empty")[0] == 0
     status, _, error = run(*draw, "--reduce", "4")
