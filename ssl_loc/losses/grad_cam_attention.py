@@ -61,8 +61,8 @@ class GradCAMAttention(Loss):
 
     G is the Grad-CAM of the query trunk for q . k_m, where k_m is the target embedding of the key view with everything
     but the salient object masked out. Gradient reaches the query encoder through the activations and through their
-    importance alpha (second order). v is 0 for an image without a mask, with an empty key mask, or whose target is
-    empty at the size of the map.
+    importance alpha (second order). v is 0 for an image without a mask, or whose query or key mask is empty at the
+    size of the map (the official code replaces such an image by another).
 
     Works on every method whose pairs carry ``pooled`` and ``maps`` and that has ``encode_target``. Arguments: see the
     comments of LOSS.GRAD_CAM_ATTENTION. Logs "attention_cosine", "attention_skipped_rate" (v = 0) and
@@ -100,15 +100,19 @@ class GradCAMAttention(Loss):
         return (torch.stack(values).mean() if len(values) > 1 else values[0]), log
 
     def _pair(self, views: Views, pair: Pair, method: Method) -> tuple[Tensor, dict[str, Tensor]]:
-        mask_q, mask_k, valid = self._masks(views, pair)
+        mask_q, mask_k = self._masks(views, pair)
         k_m = method.encode_target(
             self._masked(method, views.images[pair.key_view], mask_k, views.has_mask[:, pair.key_view]),
             normalized=True,
             freeze_norm=self.masked_key_bn == "eval",
         )
         cam = self._map(pair, method, k_m)  # (N, h, w)
-        target = resize_mask(mask_q, (cam.shape[1], cam.shape[2]), self.mask_resize)[:, 0]
-        valid = valid * (target.flatten(1).amax(1) > 0)
+        target, key_target = (
+            resize_mask(mask, (cam.shape[1], cam.shape[2]), self.mask_resize)[:, 0] for mask in (mask_q, mask_k)
+        )
+        seen = [mask.flatten(1).amax(1) > 0 for mask in (target, key_target)]
+        has_mask = views.has_mask[:, pair.query_view] & views.has_mask[:, pair.key_view]
+        valid = (has_mask & seen[0] & seen[1]).float()  # v: (N,)
         g = normalize_cam(cam, self.norm)
         loss = cosine_attention(g, target, valid, self.reduction)
         with torch.no_grad():
@@ -120,9 +124,8 @@ class GradCAMAttention(Loss):
             }
         return loss, log
 
-    def _masks(self, views: Views, pair: Pair) -> tuple[Tensor, Tensor, Tensor]:
-        """Masks of query and key (N, 1, h, w) in [0, 1], and v (N,): 1.0 where both images have one and the key's is
-        not empty."""
+    def _masks(self, views: Views, pair: Pair) -> tuple[Tensor, Tensor]:
+        """Masks of query and key (N, 1, h, w) in [0, 1]."""
         a, b = pair.query_view, pair.key_view
         if views.masks is None:
             # Every image of this batch was read without a mask; the loss is 0 but the graph and its collectives stay.
@@ -132,8 +135,7 @@ class GradCAMAttention(Loss):
         if self.supervision == "intersection":
             mask_q = mask_q * views.overlap(a, b, (mask_q.shape[2], mask_q.shape[3]))
             mask_k = mask_k * views.overlap(b, a, (mask_k.shape[2], mask_k.shape[3]))
-        valid = views.has_mask[:, a] & views.has_mask[:, b] & (mask_k.flatten(1).amax(1) > 0)
-        return mask_q, mask_k, valid.float()
+        return mask_q, mask_k
 
     def _masked(self, method: Method, images: Tensor, mask: Tensor, has_mask: Tensor) -> Tensor:
         """Normalised key images with everything outside ``mask`` filled; images without a mask stay whole."""

@@ -117,20 +117,19 @@ def test_intersection_masks_by_hand() -> None:
     """Both masks are emptied outside the common region, each in its own frame."""
     views = random_views(2, 60)
     views.masks = [torch.full_like(m, 255) for m in views.masks]
-    # Query sees x 0..60, key x 30..90 of the source, both y 0..60; the key view is mirrored.
-    views.geometry.boxes[0] = torch.tensor([[0.0, 0, 60, 60], [30, 0, 90, 60]])
+    # Image 0: the query sees x 0..60, the mirrored key 45..65; the second crop is empty of common ground. All y 0..60.
+    views.geometry.boxes[0] = torch.tensor([[0.0, 0, 60, 60], [45, 0, 65, 60]])
     views.geometry.boxes[1] = torch.tensor([[0.0, 0, 60, 60], [60, 0, 90, 60]])
     views.geometry.flips[:] = torch.tensor([False, True])
-    pair = _method()(views).pairs[0]
-    mask_q, mask_k, valid = GradCAMAttention(supervision="intersection")._masks(views, pair)
-    expected = torch.zeros(60, 60)
-    expected[:, 30:] = 1
-    torch.testing.assert_close(mask_q[0, 0], expected)
-    # The common part is the key crop's left half, mirrored to its right half.
-    torch.testing.assert_close(mask_k[0, 0], expected)
-    assert valid.tolist() == [1, 0], "crops that do not overlap have nothing to teach"
+    mask_q, mask_k = GradCAMAttention(supervision="intersection")._masks(views, _method()(views).pairs[0])
+    for mask, first in ((mask_q, 45), (mask_k, 15)):
+        # The common part is the query's last quarter, and the key's first three quarters, mirrored to its last.
+        expected = torch.zeros(60, 60)
+        expected[:, first:] = 1
+        torch.testing.assert_close(mask[0, 0], expected)
+        assert float(mask[1].sum()) == 0
     _, log = _loss(views, supervision="intersection")
-    assert float(log["attention_skipped_rate"]) == 0.5
+    assert float(log["attention_skipped_rate"]) == 0.5, "crops that do not overlap have nothing to teach"
 
 
 def test_images_without_masks_cost_nothing() -> None:
