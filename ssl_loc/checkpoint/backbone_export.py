@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ssl_loc.checkpoint.checkpointer import load_checkpoint
+from ssl_loc.checkpoint.checkpointer import load_checkpoint, run_checkpoint
 from ssl_loc.checkpoint.files import (
     BACKBONE_FORMAT,
     BACKBONE_VERSION,
@@ -79,8 +79,8 @@ def load_backbone(path: str | os.PathLike) -> BackboneFile:
 
 
 def load_trunk(path: str | os.PathLike) -> BackboneFile:
-    """Trunk of an exported backbone *or* of a run's checkpoint (``MODEL.INIT_FROM``)."""
-    content = read_format(path, BACKBONE_FORMAT, CHECKPOINT_FORMAT)
+    """Trunk of an exported backbone, a run's checkpoint or a run folder's last one (``MODEL.INIT_FROM``)."""
+    content = read_format(run_checkpoint(path), BACKBONE_FORMAT, CHECKPOINT_FORMAT)
     return trunk_of(content, path) if content["format"] == CHECKPOINT_FORMAT else _checked(content, path)
 
 

@@ -40,14 +40,14 @@ class _Formatter(logging.Formatter):
 def setup_logger(output_dir: str | os.PathLike | None = None, rank: int = 0) -> logging.Logger:
     """Send log lines to stderr and, if ``output_dir`` is given, to its ``log.txt`` (appended).
 
-    Process 0 says everything; the others show warnings on stderr and keep ``log.rankN.txt``. Calling it again
+    Process 0 says everything; the others, which would repeat it, show errors only and keep ``log.rankN.txt``. Calling it again
     replaces what the last call set up. Returns the package's logger.
     """
     root, package = logging.getLogger(), logging.getLogger("ssl_loc")
     close_logger()
     package.setLevel(logging.INFO)
     handlers: list[logging.Handler] = [_ConsoleHandler()]
-    handlers[0].setLevel(logging.INFO if rank == 0 else logging.WARNING)
+    handlers[0].setLevel(logging.INFO if rank == 0 else logging.ERROR)
     if output_dir is not None:
         name = "log.txt" if rank == 0 else f"log.rank{rank}.txt"
         Path(output_dir).mkdir(parents=True, exist_ok=True)
