@@ -1,0 +1,203 @@
+"""The torchvision engine end to end on drawn data: trains, resumes, evaluates, fails with a sentence."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.ddp import run_in_processes
+from helpers.detection_data import draw_detection_data
+
+from ssl_loc.transfer.build import TransferJob
+from ssl_loc.transfer.recipe import Recipe, load_recipe
+from ssl_loc.transfer.run import open_trunk, random_trunk, run_transfer
+from ssl_loc.transfer.torchvision_engine import engine
+from ssl_loc.utils.errors import ConfigError, UserError, WeightsError
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "configs" / "detection"
+QUICK = {"C4": "quick/voc_R18_C4.yaml", "FPN": "quick/voc_R18_FPN.yaml", "mask": "quick/coco_R18_FPN_mask.yaml"}
+NARROW = {"depth": 18, "width": 8, "layers": [1, 1, 1, 1]}
+
+
+def tiny(kind: str, names: dict[str, str], out: Path | str, *overrides: Any) -> Recipe:
+    """A quick recipe, smaller still, on drawn data."""
+    style = "coco" if kind == "mask" else "voc"
+    keys = {
+        "TRANSFER.BACKBONE.KWARGS": NARROW,
+        "TRANSFER.LOG_PERIOD": 1,
+        "MODEL.ROI_HEADS.NUM_CLASSES": 2,
+        "MODEL.RESNETS.RES2_OUT_CHANNELS": 8,
+        "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 8,
+        "INPUT.MIN_SIZE_TRAIN": (64, 80),
+        "INPUT.MIN_SIZE_TEST": 64,
+        "DATASETS.TRAIN": (names[f"{style}_train"],),
+        "DATASETS.TEST": (names[f"{style}_test"],),
+        "SOLVER.MAX_ITER": 3,
+        "SOLVER.STEPS": (2,),
+        "SOLVER.WARMUP_ITERS": 1,
+        "SOLVER.CHECKPOINT_PERIOD": 2,
+        "TEST.PRECISE_BN.NUM_ITER": 2,
+        "OUTPUT_DIR": str(out),
+    }
+    if kind != "C4":
+        keys |= {"MODEL.FPN.OUT_CHANNELS": 16, "MODEL.ROI_BOX_HEAD.FC_DIM": 16, "MODEL.ROI_MASK_HEAD.CONV_DIM": 8}
+    words = [str(word) for pair in keys.items() for word in pair]
+    return load_recipe(CONFIGS / QUICK[kind], [*words, *map(str, overrides)])
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return draw_detection_data(tmp_path_factory.mktemp("shapes"))
+
+
+def final(folder: Path) -> dict[str, Any]:
+    return torch.load(folder / "model_final.pth", weights_only=True)
+
+
+@pytest.mark.parametrize("kind", ["C4", "FPN", "mask"])
+def test_three_iterations_and_evaluation(kind: str, names: dict[str, str], tmp_path: Path) -> None:
+    low = ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "TEST.EVAL_PERIOD", 2)
+    recipe = tiny(kind, names, tmp_path, *low)
+    result = run_transfer(recipe, "random", "torchvision")
+    assert result is not None and result.details["engine"] == "torchvision"
+    assert 0 <= result.metrics["bbox/AP"] <= result.metrics["bbox/AP50"] <= 100
+    assert ("segm/AP" in result.metrics) == (kind == "mask")
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["iteration"] for row in rows] == [1, 2, 3] and all(math.isfinite(row["total_loss"]) for row in rows)
+    assert "bbox/AP50" in rows[1] and "bbox/AP50" not in rows[0]
+    losses = {"loss_cls", "loss_box_reg", "loss_rpn_cls", "loss_rpn_loc"} | ({"loss_mask"} if kind == "mask" else set())
+    assert losses <= rows[0].keys()
+    assert rows[0]["total_loss"] == pytest.approx(sum(rows[0][name] for name in losses), rel=1e-5)
+    stored = json.loads((tmp_path / "result.json").read_text())
+    assert stored["digest"] == random_trunk(recipe).digest and stored["metrics"] == result.metrics
+    assert stored["details"]["recipe"]["SOLVER"]["MAX_ITER"] == 3 and stored["details"]["engine_version"]
+    assert load_recipe(tmp_path / "recipe.yaml").to_dict() == recipe.to_dict()
+    saved = json.loads(next((tmp_path / "inference").glob("*.json")).read_text())
+    assert len(saved["images"]) == 3 and any(image["scores"] for image in saved["images"])
+    # The saved detector alone gives the same numbers.
+    again = run_transfer(
+        tiny(kind, names, tmp_path / "eval", *low), str(tmp_path / "model_final.pth"), "torchvision", eval_only=True
+    )
+    assert again is not None and again.metrics == pytest.approx(result.metrics, nan_ok=True)
+
+
+def test_resume_gives_the_same_bits(names: dict[str, str], tmp_path: Path) -> None:
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    # An evaluation in between must not change what training does.
+    run(tiny("FPN", names, straight, "TEST.EVAL_PERIOD", 1))
+    broken.mkdir()
+    shutil.copy(straight / "model_0000001.pth", broken)
+    (broken / "last_checkpoint").write_text("model_0000001.pth\n")
+    run(tiny("FPN", names, broken), resume=True)
+    a, b = final(straight), final(broken)
+    assert a["iteration"] == b["iteration"] == 3
+    assert all(torch.equal(a["model"][key], value) for key, value in b["model"].items())
+    assert len((broken / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+def run(recipe: Recipe, resume: bool = False) -> dict[str, Any]:
+    job = TransferJob(recipe, Path(recipe.OUTPUT_DIR), trunk=open_trunk(recipe, "random"), resume=resume)
+    return engine.run_job(job)
+
+
+def test_workers_change_nothing(names: dict[str, str], tmp_path: Path) -> None:
+    for count in (0, 2):
+        run(tiny("C4", names, tmp_path / str(count), "DATALOADER.NUM_WORKERS", count))
+    a, b = final(tmp_path / "0"), final(tmp_path / "2")
+    assert all(torch.equal(a["model"][key], value) for key, value in b["model"].items())
+
+
+def test_images_without_objects_train_without_nan(names: dict[str, str], tmp_path: Path) -> None:
+    keep = ("DATALOADER.FILTER_EMPTY_ANNOTATIONS", "False", "DATASETS.TRAIN", (names["coco_test"],))
+    recipe = tiny("mask", names, tmp_path, *keep, "SOLVER.MAX_ITER", 4, "SOLVER.IMS_PER_BATCH", 1)
+    run(recipe)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == 4 and all(math.isfinite(value) for row in rows for value in row.values())
+
+
+def test_divergence_names_losses_iteration_and_files(names: dict[str, str], tmp_path: Path) -> None:
+    recipe = tiny("FPN", names, tmp_path, "SOLVER.BASE_LR", "1e30", "SOLVER.MAX_ITER", 6, "SOLVER.WARMUP_ITERS", 0)
+    with pytest.raises(UserError, match=r"loss_\w+.* at iteration \d .*train_00\d.jpg.*SOLVER.BASE_LR"):
+        run(recipe)
+
+
+def test_wrong_checkpoints_and_classes_end_in_a_sentence(names: dict[str, str], tmp_path: Path) -> None:
+    recipe = tiny("C4", names, tmp_path)
+    with pytest.raises(WeightsError, match="no weight file .*export_backbone.py"):
+        run_transfer(recipe, str(tmp_path / "absent.pth"), "torchvision")
+    torch.save({"state_dict": {}}, tmp_path / "other.pth")
+    with pytest.raises(WeightsError, match="other.pth"):
+        run_transfer(recipe, str(tmp_path / "other.pth"), "torchvision")
+    with pytest.raises(WeightsError, match="not a detector of the torchvision engine"):
+        run_transfer(recipe, str(tmp_path / "other.pth"), "torchvision", eval_only=True)
+    (tmp_path / "broken.pth").write_bytes(b"nothing")
+    with pytest.raises(WeightsError, match="broken.pth cannot be read"):
+        run_transfer(recipe, str(tmp_path / "broken.pth"), "torchvision", eval_only=True)
+    with pytest.raises(ConfigError, match="NUM_CLASSES is 7 but .* has 2 classes"):
+        run_transfer(tiny("C4", names, tmp_path, "MODEL.ROI_HEADS.NUM_CLASSES", 7), "random", "torchvision")
+    with pytest.raises(ConfigError, match="KEYPOINT_ON"):
+        run_transfer(tiny("C4", names, tmp_path, "MODEL.KEYPOINT_ON", True), "random", "torchvision")
+
+
+def test_a_detector_of_another_recipe_is_refused(names: dict[str, str], tmp_path: Path) -> None:
+    run(tiny("C4", names, tmp_path))
+    other = tiny("C4", names, tmp_path / "o", "MODEL.ROI_HEADS.NAME", "Res5ROIHeads")
+    with pytest.raises(WeightsError, match="roi_heads.box_head.norm.weight is not part of this detector"):
+        run_transfer(other, str(tmp_path / "model_final.pth"), "torchvision", eval_only=True)
+
+
+def _train_in_a_group(rank: int, names: dict[str, str], out: str) -> dict[str, Any]:
+    """Top level, so that a new process can import it: this process's model after three steps."""
+    seen: dict[str, Any] = {}
+    predict = engine.predict
+
+    def spy(recipe: Recipe, model: Any, name: str) -> Any:
+        seen.update({key: value.clone() for key, value in model.state_dict().items()})
+        return predict(recipe, model, name)
+
+    engine.predict = spy
+    found = run(tiny("mask", names, out, "MODEL.RESNETS.NORM", "SyncBN"))
+    return {"state": seen, "predicted": [str(p.image_id) for part in found.values() for p in part]}
+
+
+def test_two_processes_train_one_model(names: dict[str, str], tmp_path: Path) -> None:
+    first, second = run_in_processes(_train_in_a_group, 2, names, str(tmp_path))
+    assert first["predicted"] == ["1", "2", "3"] and second["predicted"] == []
+    # Parameters are equal by DDP; FPN.NORM is plain BN, whose statistics are equal only because they are averaged.
+    assert all(torch.equal(value, second["state"][key]) for key, value in first["state"].items() if "num_b" not in key)
+
+
+def test_the_tool_teaches_and_fails_in_one_sentence(tmp_path: Path) -> None:
+    tool = [sys.executable, str(ROOT / "tools" / "finetune_det.py")]
+    shown = subprocess.run([*tool, "--help"], capture_output=True, text=True, check=True).stdout
+    assert "examples:" in shown and "--eval-only" in shown and "voc:DEVKIT:YEAR:SPLIT" in shown
+    wrong = ["--config-file", str(CONFIGS / QUICK["C4"]), "--weights", "random", "SOLVER.BASE_LRR", "1"]
+    failed = subprocess.run([*tool, *wrong], capture_output=True, text=True)
+    assert failed.returncode == 2 and failed.stderr.startswith("error: unknown recipe key SOLVER.BASE_LRR")
+    assert "Traceback" not in failed.stderr
+
+
+@pytest.mark.slow
+def test_a_detector_learns(tmp_path: Path) -> None:
+    """Two coloured shapes, random initialisation, 200 iterations: AP50 above 20 (a run gives 60 or more)."""
+    names = draw_detection_data(tmp_path / "data", train=40, test=16)
+    recipe = tiny(
+        *("FPN", names, tmp_path / "out"),
+        *("SOLVER.MAX_ITER", 200, "SOLVER.STEPS", (160,), "SOLVER.WARMUP_ITERS", 20, "SOLVER.BASE_LR", 0.02),
+        *("SOLVER.CHECKPOINT_PERIOD", 0, "TEST.PRECISE_BN.NUM_ITER", 10, "TRANSFER.LOG_PERIOD", 20),
+        *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 32, "MODEL.FPN.OUT_CHANNELS", 32, "MODEL.ROI_BOX_HEAD.FC_DIM", 64),
+    )
+    result = run_transfer(recipe, "random", "torchvision")
+    assert result is not None and result.metrics["bbox/AP50"] > 20
+    rows = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    # The sum first rises, when the RPN starts to find objects for the box head to learn from.
+    assert rows[-1]["loss_rpn_cls"] < 0.3 * rows[0]["loss_rpn_cls"]
+    assert rows[-1]["total_loss"] < max(row["total_loss"] for row in rows[3:])
