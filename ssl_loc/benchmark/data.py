@@ -10,7 +10,7 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -40,6 +40,8 @@ from ssl_loc.utils.errors import ConfigError
 
 SIZE_PX, REDUCE = 224, 4
 CPU_GOAL, DEFERRED_GOAL, CROP_GOAL_MS = 3.7, 4.4, 0.15
+# Images per batch: small, so that the memory of a batch is not what is measured (both sides make batches).
+BATCH = 8
 # Repetitions of the crop pair inside one timing: it is far shorter than the clock's own cost would allow.
 CROP_REPEATS = 200
 STAGE_NAMES = {
@@ -67,7 +69,7 @@ def run(images: int = 24, rounds: int = 9, progress: bool = True) -> list[Row]:
         configs = {place: config(root, place) for place in ("worker", "device")}
         mappers = {place: build_mapper(cfg) for place, cfg in configs.items()}
         rows += compare(mappers, configs["worker"], rounds, progress)
-        rows += stages(mappers["worker"], configs, rounds, progress)
+        rows += stages(mappers, configs["device"], rounds, progress)
         return rows
 
 
@@ -86,11 +88,11 @@ def compare(mappers: dict[str, Mapper], cfg: CfgNode, rounds: int, progress: boo
     records = mappers["worker"].records
     paths = [records[i].path for i in range(len(records))]
     peer = TorchvisionMoCoV2(SIZE_PX)
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD))
+    mean, std = pixel_statistics(cfg)
     contenders: dict[str, Callable[[int], Any]] = {
-        "torchvision": lambda turn: peer(paths),
-        "worker": lambda turn: normalize(load(mappers["worker"], turn), mean, std),
-        "device": lambda turn: load(mappers["device"], turn),
+        "torchvision": lambda turn: [peer(paths[i : i + BATCH]) for i in range(0, len(paths), BATCH)],
+        "worker": lambda turn: [normalize(views, mean, std) for views in load(mappers["worker"], turn)],
+        "device": lambda turn: list(load(mappers["device"], turn)),
     }
     times: dict[str, list[float]] = defaultdict(list)
     order = list(contenders)
@@ -116,9 +118,16 @@ def compare(mappers: dict[str, Mapper], cfg: CfgNode, rounds: int, progress: boo
     ]
 
 
-def load(mapper: Mapper, epoch: int) -> Views:
-    """One batch of all images, through the mapper and the collation that training uses."""
-    return collate([mapper[(epoch, index)] for index in range(len(mapper))])
+def load(mapper: Mapper, epoch: int) -> Iterator[Views]:
+    """All images in batches, through the mapper and the collation that training uses."""
+    for start in range(0, len(mapper), BATCH):
+        yield collate([mapper[(epoch, index)] for index in range(start, min(start + BATCH, len(mapper)))])
+
+
+def pixel_statistics(cfg: CfgNode) -> tuple[Tensor, Tensor]:
+    """Mean and deviation, each (1, 3, 1, 1)."""
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD))
+    return mean, std
 
 
 def normalize(views: Views, mean: Tensor, std: Tensor) -> list[Tensor]:
@@ -126,11 +135,11 @@ def normalize(views: Views, mean: Tensor, std: Tensor) -> list[Tensor]:
     return [normalize_pixels(x, mean, std, torch.channels_last) for x in views.images]
 
 
-def stages(mapper: Mapper, configs: dict[str, CfgNode], rounds: int, progress: bool) -> list[Row]:
+def stages(mappers: dict[str, Mapper], cfg: CfgNode, rounds: int, progress: bool) -> list[Row]:
     """CPU time of each stage for one image (both views), the fastest round of each."""
     found: dict[str, list[float]] = defaultdict(list)
     for turn in tqdm(range(rounds), desc="stages", unit="round", disable=not progress):
-        for name, value in _stage_round(mapper, configs, turn).items():
+        for name, value in _stage_round(mappers["worker"], mappers["device"], cfg, turn).items():
             found[name].append(value)
     best = {name: min(values) for name, values in found.items()}
     pair = best.pop("pair")
@@ -138,11 +147,11 @@ def stages(mapper: Mapper, configs: dict[str, CfgNode], rounds: int, progress: b
     return [Row.at_most("constrained crop, both views: table, draw, test, choose", pair, "ms", "", CROP_GOAL_MS), *rows]
 
 
-def _stage_round(mapper: Mapper, configs: dict[str, CfgNode], turn: int) -> dict[str, float]:
+def _stage_round(mapper: Mapper, deferred: Mapper, cfg: CfgNode, turn: int) -> dict[str, float]:
     """One pass over the images with a clock around every stage -> ms per image."""
     spent: dict[str, float] = defaultdict(float)
     clock = _Clock(spent)
-    rows, cfg = [], configs["device"]
+    rows = []
     for index in range(len(mapper)):
         record = mapper.records[index]
         with clock("decode JPEG"):
@@ -158,12 +167,16 @@ def _stage_round(mapper: Mapper, configs: dict[str, CfgNode], turn: int) -> dict
                 with clock(STAGE_NAMES[type(step).__name__]):
                     view = step(view, streams, context)
     with clock("collate"):
-        collate(rows)
-    deferred = load(build_mapper(cfg), turn)
+        batches = [collate(rows[i : i + BATCH]) for i in range(0, len(rows), BATCH)]
+    mean, std = pixel_statistics(cfg)
+    with clock("normalise"):
+        for views in batches:
+            normalize(views, mean, std)
     photometric = build_device_photometric(cfg)
     assert photometric is not None
-    with clock("deferred: colour and blur of the batch, on this CPU"):
-        photometric(deferred)
+    for views in load(deferred, turn):
+        with clock("deferred: colour and blur of the batch, on this CPU"):
+            photometric(views)
     per_image = {name: seconds / len(mapper) * 1e3 for name, seconds in spent.items()}
     return {**per_image, "pair": _crop_pair(mapper)}
 

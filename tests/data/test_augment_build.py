@@ -17,7 +17,7 @@ from ssl_loc.data.augmenters import (
     build_device_photometric,
     build_pipelines,
 )
-from ssl_loc.data.augmenters.deferred import blur_batch
+from ssl_loc.data.augmenters.deferred import blur_batch, blur_on_cpu
 from ssl_loc.data.augmenters.recipes import recipe
 from ssl_loc.data.collate import collate
 from ssl_loc.data.mapper import MappedImage
@@ -122,6 +122,7 @@ def test_blur_of_a_batch_has_each_images_own_sigma() -> None:
     images[:, :, 15, 15] = 1
     sigma = torch.tensor([0.0, 1.0, 2.0])
     got = blur_batch(images, sigma)
+    assert torch.allclose(got, blur_on_cpu(images, sigma), atol=1e-6)
     assert torch.equal(got[0], images[0])
     offset = torch.arange(31) - 15.0
     for i in (1, 2):

