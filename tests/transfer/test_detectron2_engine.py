@@ -99,6 +99,8 @@ def test_features_are_the_trunks(kind, shape, tmp_path):
         assert list(found) == ["res2", "res3", "res4", "res5"]
         first = next(iter(model.backbone.output_shape().values()))
         assert first.stride == module.strides["res2"]
+        # The whole pyramid runs, its top level included.
+        assert list(model.backbone(batch.tensor)) == list(model.backbone.output_shape())
     mean, std = torch.tensor([123.675, 116.28, 103.53]), torch.tensor([58.395, 57.12, 57.375])
     expected = module(((picture - mean[:, None, None]) / std[:, None, None])[None])
     for level, value in found.items():
@@ -223,7 +225,10 @@ def test_three_iterations_and_evaluation(kind, names, tmp_path):
 
 @needs_detectron2
 def test_resume_gives_the_same_bits(names, tmp_path):
-    straight, broken = (tiny_recipe("C4", names, tmp_path / name) for name in ("straight", "broken"))
+    # With an evaluation in between, which takes batches for its own statistics.
+    straight, broken = (
+        tiny_recipe("C4", names, tmp_path / name, "TEST.EVAL_PERIOD", 2) for name in ("straight", "broken")
+    )
     run(straight)
     (tmp_path / "broken").mkdir()
     shutil.copy(tmp_path / "straight/model_0000001.pth", tmp_path / "broken")

@@ -87,10 +87,12 @@ def test_overlap_must_be_strictly_greater():
 
 def test_equal_scores_keep_the_detectors_order():
     dataset = make_dataset({"i": [(0, BOX, 0)]})
-    right_first = predict({"i": [(0, BOX, 0.5)] + [(0, FAR, 0.5)] * 40})
-    wrong_first = predict({"i": [(0, FAR, 0.5)] * 40 + [(0, BOX, 0.5)]})
-    assert evaluate_voc(dataset, right_first, False)["bbox/AP50"] == pytest.approx(100)
-    assert evaluate_voc(dataset, wrong_first, False)["bbox/AP50"] == pytest.approx(100 / 41)
+    # Mixed with better scores, so that an unstable sort would move equal ones around.
+    wrong = [(0, FAR, 0.6), (0, FAR, 0.5)] * 40
+    right_first = predict({"i": [(0, BOX, 0.5), *wrong]})
+    wrong_first = predict({"i": [*wrong, (0, BOX, 0.5)]})
+    assert evaluate_voc(dataset, right_first, False)["bbox/AP50"] == pytest.approx(100 / 41)
+    assert evaluate_voc(dataset, wrong_first, False)["bbox/AP50"] == pytest.approx(100 / 81)
 
 
 def test_absent_class_is_left_out_and_named(caplog):
