@@ -40,8 +40,8 @@ class _Formatter(logging.Formatter):
 def setup_logger(output_dir: str | os.PathLike | None = None, rank: int = 0) -> logging.Logger:
     """Send log lines to stderr and, if ``output_dir`` is given, to its ``log.txt`` (appended).
 
-    Process 0 says everything; the others, which would repeat it, show errors only and keep ``log.rankN.txt``. Calling it again
-    replaces what the last call set up. Returns the package's logger.
+    Process 0 says everything; the others, which would repeat it, show errors only and keep ``log.rankN.txt``.
+    Calling it again replaces what the last call set up. Returns the package's logger.
     """
     root, package = logging.getLogger(), logging.getLogger("ssl_loc")
     close_logger()
