@@ -11,7 +11,7 @@ import pytest
 
 from ssl_loc.components import setup_cfg
 from ssl_loc.demo import run as demo_run
-from ssl_loc.demo.plan import METHODS, RECIPE, ROOT, SIZES, Stage, build_plan, commands_of
+from ssl_loc.demo.plan import METHODS, RECIPE, ROOT, SIZES, Stage, build_plan, command_of
 from ssl_loc.demo.run import Runner, StageError, stage_keys
 from ssl_loc.demo.table import claims, collect, mean_std, render
 from ssl_loc.utils.errors import ConfigError
@@ -30,12 +30,12 @@ def test_every_stage_comes_after_what_it_needs_and_folders_are_its_own(tmp_path)
     for stage in stages:
         assert set(stage.needs) <= done
         done.add(stage.name)
-        assert all((ROOT / line[1]).is_file() for line in commands_of(stage))
+        assert Path(command_of(stage)[1]).is_file()
         assert all(path.is_file() for path in stage.inputs)
         assert stage.folder.is_relative_to(tmp_path / "seed3")
     assert len({s.name for s in stages}) == len({s.folder for s in stages}) == len(stages)
     counts = {kind: sum(s.kind == kind for s in stages) for kind in ("pretrain", "fine-tune", "evaluate", "report")}
-    assert counts == {"pretrain": 3, "fine-tune": 3, "evaluate": 4, "report": 1}
+    assert counts == {"pretrain": 3, "fine-tune": 3, "evaluate": 2, "report": 1}
 
 
 @pytest.mark.parametrize("size", sorted(SIZES))
@@ -97,10 +97,7 @@ def test_keys_follow_command_inputs_and_what_came_before(tmp_path):
 def scripted(tmp_path, monkeypatch):
     """Stages whose command is a line of Python that runs in their folder."""
 
-    def commands(stage):
-        return [[sys.executable, "-c", code] for code in " ".join(stage.command).split(" && ")]
-
-    monkeypatch.setattr(demo_run, "commands_of", commands)
+    monkeypatch.setattr(demo_run, "command_of", lambda stage: [sys.executable, "-c", *stage.command])
     monkeypatch.setattr(demo_run, "_POLL", 0.01)
 
     def stage(name, code, needs=()):
@@ -114,7 +111,7 @@ def test_finished_stages_are_skipped_and_failed_ones_go_on(scripted, tmp_path):
     out = tmp_path / "out"
     add = "import pathlib; p = pathlib.Path(HERE, 'runs'); p.write_text((p.read_text() if p.exists() else '') + 'x')"
     ok = f"pathlib.Path({str(tmp_path / 'ok')!r}).exists()"
-    fails = f"{add} && import pathlib, sys; sys.exit(0 if {ok} else 'no luck')"
+    fails = f"{add}; import sys; sys.exit(0 if {ok} else 'no luck')"
     stages = [scripted("a", add), scripted("b", fails, ("a",)), scripted("c", add, ("b",))]
     with pytest.raises(StageError, match="no luck"):
         Runner(out).run(stages)
@@ -142,10 +139,13 @@ def test_a_failure_stops_what_runs_beside_it(scripted, tmp_path):
 
 def _write(out: Path, seed: int, row: str, protocol: str, metrics: dict) -> None:
     folder = out / f"seed{seed}"
-    name = {"grounding": f"evaluate_{row}/results/g.json", "knn": f"evaluate_{row}/results/k.json"}.get(protocol)
-    path = folder / (name or f"detect_{row}/result.json")
+    path = folder / (
+        f"evaluate_{protocol}/results/{row}.json" if protocol == "grounding" else f"detect_{row}/result.json"
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"protocol": protocol, "version": "1", "metrics": metrics}))
+    label = next(label for label, name in METHODS.items() if name == row)
+    values = {"protocol": protocol, "version": "1", "metrics": metrics, "details": {"label": label}}
+    path.write_text(json.dumps(values))
 
 
 def test_table_averages_over_seeds_and_judges_the_claims(tmp_path):

@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import resource
 import time
 from pathlib import Path
 
@@ -85,6 +86,8 @@ def main() -> None:
     runner.run(stages)
     text = render(collect(out, seeds), runner.seconds, stages)
     text += f"\nwall time of this command: {(time.perf_counter() - start) / 60:.1f} min"
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    text += f", CPU time {(used.ru_utime + used.ru_stime) / 60:.1f} min"
     text += f", {len(runner.skipped)} of {len(stages)} stages were finished before\n"
     write_text(out / "table.txt", text)
     print(f"\n{text}")

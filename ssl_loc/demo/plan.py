@@ -14,6 +14,8 @@ METHODS = {"MoCo": "moco", "MoCo + crop": "moco_crop", "CAST": "cast"}
 RANDOM = "random"
 # Weights that a detector is fine-tuned from.
 DETECTORS = (RANDOM, "MoCo", "CAST")
+# Stage name -> protocols and what they are run on: scenes with masks, one-object pictures on unrelated backgrounds.
+EVALUATIONS = {"grounding": ("grounding", "scenes:{scenes}:val"), "features": ("knn,linear", "{scenes}/objects")}
 RECIPE = "configs/detection/quick/scenes_narrow_FPN.yaml"
 
 
@@ -96,8 +98,9 @@ def detect_folder(out: str | Path, seed: int, label: str) -> Path:
     return seed_folder(out, seed) / f"detect_{METHODS.get(label, label)}"
 
 
-def eval_folder(out: str | Path, seed: int, label: str) -> Path:
-    return seed_folder(out, seed) / f"evaluate_{METHODS.get(label, label)}"
+def eval_folder(out: str | Path, seed: int, kind: str) -> Path:
+    """Results of one evaluation stage (a key of ``EVALUATIONS``) for all weights."""
+    return seed_folder(out, seed) / f"evaluate_{kind}"
 
 
 class _Seed:
@@ -114,7 +117,7 @@ class _Seed:
         stages = [self._draw(), *(self._pretrain(label) for label in labels), self._detect(RANDOM)]
         for label in labels:
             stages += [self._export(label), *([self._detect(label)] if label in DETECTORS else [])]
-        stages += [self._evaluate(label) for label in (*labels, RANDOM)]
+        stages += [self._evaluate(kind) for kind in EVALUATIONS]
         return [*stages, self._report([s.name for s in stages if s.kind in ("evaluate", "fine-tune")])]
 
     def _name(self, rest: str) -> str:
@@ -159,22 +162,21 @@ class _Seed:
         name, title = self._name(folder.name), f"fine-tune a detector from {label}"
         return Stage(name, title, "fine-tune", (*command, *_words(keys)), folder, (needs,), inputs)
 
-    def _evaluate(self, label: str) -> Stage:
-        """Grounding on the scenes and kNN + linear on the one-object pictures, by two commands in one stage."""
-        run = pretrain_folder(self.out, self.seed, "CAST" if label == RANDOM else label)
-        weights = f"{label}={'random:' if label == RANDOM else ''}{run}{'/config.yaml' if label == RANDOM else ''}"
-        folder = eval_folder(self.out, self.seed, label)
-        tool = ("tools/evaluate.py", "--weights", weights, "--out", str(folder))
-        data = (f"scenes:{self.scenes}:val", str(self.scenes / "objects"))
-        first = (*tool, "--protocol", "grounding", "--data", data[0])
-        second = (*tool, "--protocol", "knn,linear", "--data", data[1])
-        needs = (self._name(f"pretrain_{METHODS['CAST' if label == RANDOM else label]}"),)
-        return Stage(self._name(folder.name), f"evaluate {label}", "evaluate", (*first, "&&", *second), folder, needs)
+    def _evaluate(self, kind: str) -> Stage:
+        """One command for all weights: starting a process costs as much as evaluating a small network."""
+        protocols, where = EVALUATIONS[kind]
+        runs = {label: pretrain_folder(self.out, self.seed, label) for label in METHODS}
+        weights = [f"{RANDOM}=random:{runs['CAST']}/config.yaml", *(f"{label}={run}" for label, run in runs.items())]
+        folder = eval_folder(self.out, self.seed, kind)
+        command = ("tools/evaluate.py", "--protocol", protocols, "--weights", *weights)
+        command += ("--data", where.format(scenes=self.scenes), "--out", str(folder))
+        needs = tuple(self._name(f"pretrain_{name}") for name in METHODS.values())
+        return Stage(self._name(folder.name), f"evaluate {protocols}", "evaluate", command, folder, needs)
 
     def _report(self, needs: list[str]) -> Stage:
         folder = self.base / "report"
         runs = [str(pretrain_folder(self.out, self.seed, label)) for label in METHODS]
-        results = [str(eval_folder(self.out, self.seed, label)) for label in (RANDOM, *METHODS)]
+        results = [str(eval_folder(self.out, self.seed, kind)) for kind in EVALUATIONS]
         results += [str(detect_folder(self.out, self.seed, label)) for label in DETECTORS]
         command = ("tools/visualize.py", "report", "--run", *runs, "--results", *results)
         command += ("--weights", *(f"{label}={run}" for label, run in zip(METHODS, runs, strict=True)))
@@ -183,15 +185,9 @@ class _Seed:
         return Stage(self._name("report"), "write the report", "report", command, folder, tuple(needs))
 
 
-def commands_of(stage: Stage) -> list[list[str]]:
-    """The command lines of a stage, interpreter included, tools by their absolute path."""
-    lines: list[list[str]] = [[]]
-    for word in stage.command:
-        if word == "&&":
-            lines.append([])
-        else:
-            lines[-1].append(word)
-    return [[sys.executable, str(ROOT / line[0]), *line[1:]] for line in lines]
+def command_of(stage: Stage) -> list[str]:
+    """The command line of a stage, interpreter included, the tool by its absolute path."""
+    return [sys.executable, str(ROOT / stage.command[0]), *stage.command[1:]]
 
 
 def _words(keys: dict[str, object]) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ssl_loc.demo.plan import ROOT, Stage, commands_of
+from ssl_loc.demo.plan import ROOT, Stage, command_of
 from ssl_loc.utils.errors import UserError
 from ssl_loc.utils.file_io import file_digest, read_json, write_json
 
@@ -36,9 +36,8 @@ class StageError(UserError):
 class _Running:
     stage: Stage
     key: str
-    commands: list[list[str]]
+    process: subprocess.Popen
     started: float = field(default_factory=time.perf_counter)
-    process: subprocess.Popen | None = None
 
 
 @dataclass
@@ -117,29 +116,23 @@ class Runner:
         stage.folder.mkdir(parents=True, exist_ok=True)
         write_json(marker, {"key": key, "finished": False, "command": list(stage.command)})
         self.log_file(stage).parent.mkdir(parents=True, exist_ok=True)
-        job = _Running(stage, key, commands_of(stage))
-        self._next_command(job)
-        return job
+        return _Running(stage, key, self._launch(stage))
 
-    def _next_command(self, job: _Running) -> None:
+    def _launch(self, stage: Stage) -> subprocess.Popen:
         threads = str(self.threads)
         env = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-        with open(self.log_file(job.stage), "ab") as log:  # the child keeps its own copy of the handle
-            job.process = subprocess.Popen(
-                job.commands.pop(0), stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env, cwd=ROOT
+        with open(self.log_file(stage), "ab") as log:  # the child keeps its own copy of the handle
+            return subprocess.Popen(
+                command_of(stage), stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env, cwd=ROOT
             )
 
     def _advance(self, job: _Running) -> bool:
-        """Look at a running stage: start its next command, or write its marker; True when it is finished."""
-        assert job.process is not None
+        """Look at a running stage; write its marker when it is finished and return True."""
         status = job.process.poll()
         if status is None:
             return False
         if status:
             raise StageError(self._failure(job, status))
-        if job.commands:
-            self._next_command(job)
-            return False
         seconds = time.perf_counter() - job.started
         self.seconds[job.stage.name] = seconds
         values = {"key": job.key, "finished": True, "command": list(job.stage.command), "seconds": seconds}
@@ -193,7 +186,7 @@ def _progress(stage: Stage) -> str:
 
 def _stop(running: Sequence[_Running]) -> None:
     """SIGTERM (a pretraining then writes a checkpoint), and after a while SIGKILL, to what is still running."""
-    alive = [job.process for job in running if job.process is not None and job.process.poll() is None]
+    alive = [job.process for job in running if job.process.poll() is None]
     for process in alive:
         process.terminate()
     deadline = time.perf_counter() + _GRACE

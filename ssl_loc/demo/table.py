@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssl_loc.demo.plan import METHODS, RANDOM, Stage, detect_folder, eval_folder
+from ssl_loc.demo.plan import EVALUATIONS, METHODS, RANDOM, Stage, detect_folder, eval_folder
 from ssl_loc.utils.file_io import read_json
 
 # Column -> (protocol, metric as its result names it, factor that makes it percent).
@@ -37,13 +37,19 @@ def collect(out: str | Path, seeds: Sequence[int]) -> Numbers:
     numbers: Numbers = {}
     for seed in seeds:
         for row in ROWS:
-            files = [*sorted((eval_folder(out, seed, row) / "results").glob("*.json"))]
-            files += [f for f in [detect_folder(out, seed, row) / "result.json"] if f.exists()]
-            for result in map(read_json, files):
+            for result in _results(out, seed, row):
                 for column, (protocol, metric, factor) in COLUMNS.items():
                     if result["protocol"] == protocol and metric in result["metrics"]:
                         numbers.setdefault((row, column), []).append(factor * result["metrics"][metric])
     return numbers
+
+
+def _results(out: str | Path, seed: int, row: str) -> list[dict[str, Any]]:
+    """Everything measured on the weights of one row."""
+    files = [f for kind in EVALUATIONS for f in sorted((eval_folder(out, seed, kind) / "results").glob("*.json"))]
+    found = [result for result in map(read_json, files) if result["details"]["label"] == row]
+    detector = detect_folder(out, seed, row) / "result.json"
+    return [*found, read_json(detector)] if detector.exists() else found
 
 
 def mean_std(values: Sequence[float]) -> tuple[float, float]:
