@@ -9,7 +9,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.batches import random_views
-from helpers.ddp import run_in_processes
 
 from ssl_loc.components import get_cfg
 from ssl_loc.layers import make_norm
@@ -20,7 +19,6 @@ from ssl_loc.modeling import build_method
 from ssl_loc.modeling.backbone.resnet import ResNet
 from ssl_loc.modeling.head import build_head
 from ssl_loc.modeling.method.moco import MoCo
-from ssl_loc.utils.comm import all_reduce_mean, get_rank, get_world_size
 from ssl_loc.utils.errors import ConfigError
 
 
@@ -147,42 +145,6 @@ def test_shuffling_changes_keys_only_where_it_can() -> None:
         assert torch.equal(on, off) != differs, norm
     frozen = (_moco("SplitBN", shuffle_bn=s).encode_target(views.images[0], freeze_norm=True) for s in (True, False))
     assert torch.equal(*frozen)
-
-
-def _share(reduction: str) -> dict[str, torch.Tensor]:
-    """Two CAST steps on this process's half of a batch; gradients averaged as DistributedDataParallel does."""
-    method, losses = _moco("SplitBN", groups=2), _cast(reduction)
-    optimizer = torch.optim.SGD(method.pretrain_parameters(), 0.1)
-    result = {}
-    for step in range(2):
-        views = random_views(8, 32, seed=step)
-        views.has_mask[:3] = False  # unequal numbers of masks in the two halves
-        n = 8 // get_world_size()
-        views = views.rows(get_rank() * n, (get_rank() + 1) * n)
-        terms, _ = losses(views, method(views), method)
-        optimizer.zero_grad()
-        sum(terms.values()).backward()
-        for parameter in method.pretrain_parameters():
-            parameter.grad = all_reduce_mean(parameter.grad)
-        optimizer.step()
-        method.after_step(step)
-        result |= {f"{name}{step}": all_reduce_mean(value.detach()) for name, value in terms.items()}
-    state = {k: v for k, v in method.state_dict().items() if v.is_floating_point()}
-    return {**result, **{k: v.clone() for k, v in state.items()}}
-
-
-def _both(rank: int) -> dict[str, dict[str, torch.Tensor]]:
-    return {reduction: _share(reduction) for reduction in ("per_sample", "batch_flat")}
-
-
-def test_two_processes_equal_one() -> None:
-    """Shuffled keys, SplitBN groups, global masks count, queue order and running statistics."""
-    one, two = _both(0), run_in_processes(_both, 2)
-    for reduction, expected in one.items():
-        for rank in range(2):
-            for name, value in expected.items():
-                got = two[rank][reduction][name]
-                torch.testing.assert_close(got, value, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def test_collapse_and_chance_are_visible() -> None:

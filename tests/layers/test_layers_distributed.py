@@ -1,4 +1,4 @@
-"""Two processes with half a batch each against one with the whole: output, gradients, running statistics."""
+"""Two processes with half a batch each against one with the whole: norms (output, gradients, statistics), shuffling."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from helpers.ddp import run_in_processes
 
-from ssl_loc.layers import SplitBN, SyncBN, average_split_statistics
+from ssl_loc.layers import ShuffleBN, SplitBN, SyncBN, average_split_statistics
 from ssl_loc.utils.comm import get_rank, get_world_size
 
 TOTAL = 8
@@ -47,8 +47,20 @@ def _forward_backward(kind: str) -> dict[str, torch.Tensor]:
     }
 
 
+def _neighbour_differences(x: torch.Tensor) -> torch.Tensor:
+    """An encoder that sees its neighbours, like a norm layer with groups of two."""
+    return (x.view(-1, 2, 1) - x.view(-1, 2, 1).flip(1)).reshape(-1, 1)
+
+
+def _shuffled_keys() -> torch.Tensor:
+    batch = torch.arange(TOTAL, dtype=torch.float32).square()[:, None]
+    n = TOTAL // get_world_size()
+    return ShuffleBN(seed=1)(_neighbour_differences, batch[get_rank() * n : (get_rank() + 1) * n], step=5)
+
+
 def _worker(rank: int) -> dict[str, dict[str, torch.Tensor]]:
-    return {kind: _forward_backward(kind) for kind in ("SyncBN", "SplitBN")}
+    norms = {kind: _forward_backward(kind) for kind in ("SyncBN", "SplitBN")}
+    return {**norms, "shuffle": {"keys": _shuffled_keys()}}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +69,7 @@ def two() -> list:
 
 
 @pytest.mark.parametrize("kind", ["SyncBN", "SplitBN"])
-def test_two_processes_equal_one(two: list, kind: str) -> None:
+def test_norms_of_two_processes_equal_one(two: list, kind: str) -> None:
     one = _forward_backward(kind)
     for name in ("out", "first", "second"):
         both = torch.cat([two[0][kind][name], two[1][kind][name]])
@@ -65,3 +77,7 @@ def test_two_processes_equal_one(two: list, kind: str) -> None:
     for name in ("weight", "mean", "var", "seen"):
         for rank in range(2):
             torch.testing.assert_close(two[rank][kind][name], one[name], rtol=2e-4, atol=2e-5)
+
+
+def test_shuffling_of_two_processes_equals_one(two: list) -> None:
+    assert torch.equal(torch.cat([result["shuffle"]["keys"] for result in two]), _shuffled_keys())
