@@ -4,13 +4,18 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from functools import partial
 
 from ssl_loc.transfer.recipe import load_recipe
 from ssl_loc.utils.cli import run_tool
 
+# Exit status of a process that Ctrl-C stopped (128 + SIGINT).
+INTERRUPTED = 130
 EXAMPLES = """\
 examples:
-  # Mask R-CNN on the demo's scenes, from a backbone exported by tools/export_backbone.py, minutes on a CPU
+  # Faster R-CNN FPN on procedural scenes (tools/make_scenes.py), minutes on a CPU; backbone.pth comes from
+  # tools/export_backbone.py
   tools/finetune_det.py --config-file configs/detection/quick/scenes_narrow_FPN.yaml --weights backbone.pth
 
   # the same from random weights, for comparison, into another folder
@@ -21,6 +26,9 @@ examples:
   tools/finetune_det.py --config-file configs/detection/quick/voc_R18_C4.yaml --weights backbone.pth \\
       --engine torchvision DATASETS.TRAIN "('voc:/data/VOCdevkit:2007:trainval',)" \\
       DATASETS.TEST "('voc:/data/VOCdevkit:2007:test',)" SOLVER.MAX_ITER 100 SOLVER.STEPS "(80,)"
+
+  # several GPUs, or processes on the CPU; SOLVER.IMS_PER_BATCH is the total
+  tools/finetune_det.py --config-file ... --weights backbone.pth --num-gpus 8
 
   # evaluate a detector that was fine-tuned before
   tools/finetune_det.py --config-file configs/detection/quick/voc_R18_C4.yaml --eval-only \\
@@ -35,14 +43,29 @@ datasets: coco_2017_{train,val}, voc_{2007,2012}_{train,val,trainval,test}, scen
 """
 
 
-def main() -> int:
-    args = parse()
+def run(args: argparse.Namespace) -> dict[str, float]:
+    """What each process does."""
     from ssl_loc.transfer.run import run_transfer
+    from ssl_loc.utils.comm import get_rank
     from ssl_loc.utils.logger import setup_logger
 
     recipe = load_recipe(args.config_file, args.overrides)
-    setup_logger(recipe.OUTPUT_DIR)
-    run_transfer(recipe, args.weights, args.engine, args.eval_only, args.resume)
+    setup_logger(recipe.OUTPUT_DIR, get_rank())
+    result = run_transfer(recipe, args.weights, args.engine, args.eval_only, args.resume)
+    return result.metrics if result else {}
+
+
+def main() -> int:
+    args = parse()
+    # Read here too, so that a wrong key is found before any process starts.
+    device = load_recipe(args.config_file, args.overrides).MODEL.DEVICE
+    from ssl_loc.engine import launch
+
+    try:
+        launch(partial(run, args), args.num_gpus, "cpu" if device.startswith("cpu") else "auto")
+    except KeyboardInterrupt:
+        print("interrupted; --resume continues from the last checkpoint in OUTPUT_DIR, if one was due", file=sys.stderr)
+        return INTERRUPTED
     return 0
 
 
@@ -63,6 +86,9 @@ def parse() -> argparse.Namespace:
         "--engine",
         choices=("auto", "detectron2", "torchvision"),
         help="'auto' takes detectron2 if it is installed, else torchvision (default: the recipe's TRANSFER.ENGINE)",
+    )
+    parser.add_argument(
+        "--num-gpus", type=int, default=0, metavar="N", help="processes on this machine (default: 1, or torchrun's)"
     )
     parser.add_argument("--eval-only", action="store_true", help="evaluate the detector given as --weights")
     parser.add_argument("--resume", action="store_true", help="continue the run in OUTPUT_DIR, if there is one")

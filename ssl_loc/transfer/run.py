@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from pathlib import Path
 from typing import Any
 
 from ssl_loc.checkpoint.files import tensor_digest
 from ssl_loc.structures.result import Result
 from ssl_loc.transfer.build import DetectionEngine, TransferJob, Trunk, choose_engine
-from ssl_loc.transfer.recipe import Recipe, dataset_names
+from ssl_loc.transfer.recipe import Recipe, dataset_names, edited
 from ssl_loc.transfer.trunk_check import check_trunk
 from ssl_loc.transfer.weights import describe, trunk_only
-from ssl_loc.utils.comm import is_main_process
+from ssl_loc.utils.comm import all_gather_object, is_main_process
 from ssl_loc.utils.errors import ConfigError, WeightsError
 from ssl_loc.utils.file_io import file_digest, write_json, write_text
 
@@ -39,6 +40,7 @@ def run_transfer(
     from ssl_loc.transfer.metrics import evaluate  # pulls in pycocotools
 
     chosen = choose_engine(engine or recipe.TRANSFER.ENGINE)
+    recipe = with_seed(recipe)
     output_dir = Path(recipe.OUTPUT_DIR)
     if eval_only:
         job = TransferJob(recipe, output_dir, detector=_detector_file(weights))
@@ -60,6 +62,15 @@ def run_transfer(
     write_json(output_dir / "result.json", result.to_dict())
     logger.info("%s", summary(result))
     return result
+
+
+def with_seed(recipe: Recipe) -> Recipe:
+    """The recipe itself, or, where SEED is negative (detectron2's default), a copy with a random seed on record."""
+    if recipe.SEED >= 0:
+        return recipe
+    seed = all_gather_object(secrets.randbelow(2**31))[0]
+    logger.info("SEED is %d: this run draws seed %d", recipe.SEED, seed)
+    return edited(recipe, {"SEED": seed})
 
 
 def open_trunk(recipe: Recipe, weights: str) -> Trunk:
@@ -94,7 +105,7 @@ def random_trunk(recipe: Recipe) -> Trunk:
 
     description = described_backbone(recipe)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(max(recipe.SEED, 0))
+        torch.manual_seed(recipe.SEED)
         state = trunk_only(build_backbone_from_description(description).state_dict())
     rgb = recipe.INPUT.FORMAT == "RGB"
     meta = {
