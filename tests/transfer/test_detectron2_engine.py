@@ -119,6 +119,16 @@ def test_extra_norm_follows_res5(tmp_path):
 
 
 @needs_detectron2
+def test_levels_that_a_trunk_lacks_are_named(tmp_path):
+    _, trunk = trunk_of({"depth": 18, "width": 8, "stem": "small"})
+    with pytest.raises(ConfigError, match="MODEL.RPN.IN_FEATURES names p6, but .* the maps are p1, p2, p3, p4, p5"):
+        detector_with("FPN", trunk, tmp_path)
+    trunk.meta["backbone"] = {"name": "VGG", "kwargs": {"depth": 18}}
+    with pytest.raises(WeightsError, match="builds ResNet trunks only.*--engine torchvision"):
+        detector_with("C4", trunk, tmp_path)
+
+
+@needs_detectron2
 def test_weights_of_another_shape_are_refused(tmp_path):
     _, trunk = trunk_of({"depth": 18})
     trunk.state["layer4.0.conv1.weight"] = torch.zeros(1, 256, 3, 3)

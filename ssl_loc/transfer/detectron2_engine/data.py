@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import importlib.util
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -151,6 +152,11 @@ def _training_rows(cfg: CfgNode, dataset: DetectionDataset) -> list[dict[str, An
     if not rows:
         raise DataError(f"{dataset.name} has no image with an object; nothing to train on")
     if cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon":
+        if cfg.INPUT.CROP.ENABLED and importlib.util.find_spec("shapely") is None:
+            raise ConfigError(
+                "INPUT.CROP.ENABLED with polygon masks needs the package shapely (pip install shapely); install it, or "
+                "set INPUT.CROP.ENABLED False"
+            )
         for row in rows:
             if any(isinstance(a.get("segmentation"), dict) and not a.get("iscrowd", 0) for a in row["annotations"]):
                 raise ConfigError(

@@ -31,7 +31,7 @@ from ssl_loc.transfer.detectron2_engine.model import (
 )
 from ssl_loc.transfer.detectron2_engine.noise import quiet
 from ssl_loc.transfer.detectron2_engine.predict import predict
-from ssl_loc.transfer.detectron2_engine.trunk import TrunkShape, fill_trunk
+from ssl_loc.transfer.detectron2_engine.trunk import TrunkShape, check_levels, fill_trunk
 from ssl_loc.transfer.metrics import evaluate, headline
 from ssl_loc.transfer.predictions import ImagePrediction
 from ssl_loc.transfer.recipe import Recipe, architecture, dataset_names, edited, scale_to_processes
@@ -80,7 +80,9 @@ def run_job(job: TransferJob) -> dict[str, list[ImagePrediction]]:
 def make_config(job: TransferJob, recipe: Recipe, description: dict[str, Any]) -> CfgNode:
     """detectron2's frozen config for a job; both the config as asked for and as adapted go to the output folder."""
     cfg = to_detectron2(recipe)
-    fill_trunk(cfg, TrunkShape.from_description(description))
+    shape = TrunkShape.from_description(description)
+    check_levels(cfg, shape)
+    fill_trunk(cfg, shape)
     asked = cfg.dump()
     adapt_cfg_to_host(cfg, comm.get_world_size())
     cfg.DATASETS.TRAIN = (catalog_name(dataset_names(recipe.DATASETS.TRAIN)),)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import pickle
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,12 +12,14 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
+from ssl_loc.checkpoint.files import describe, read_torch_file, write_torch_file
 from ssl_loc.transfer.build import Trunk
 from ssl_loc.transfer.detectron2_engine.heads import Res5ROIHeadsExtraNorm  # noqa: F401  (registers the head)
 from ssl_loc.transfer.detectron2_engine.noise import quiet
 from ssl_loc.transfer.weights import FRESH_DETECTRON2, detectron2_key, load_trunk, shorten
 from ssl_loc.utils import comm
 from ssl_loc.utils.errors import WeightsError
+from ssl_loc.utils.file_io import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +48,20 @@ def parallel(model: nn.Module) -> nn.Module:
 
 
 class StrictCheckpointer(DetectionCheckpointer):
-    """detectron2's checkpointer, but a checkpoint of another model is an error and not a warning."""
+    """detectron2's checkpointer, but files are written whole or not at all, and one of another model is an error."""
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Write SAVE_DIR/NAME.pth and make it the last checkpoint; on the main process only."""
+        if not self.save_dir or not self.save_to_disk:
+            return
+        content = {"model": self.model.state_dict()}
+        content |= {key: part.state_dict() for key, part in self.checkpointables.items()}
+        write_torch_file(Path(self.save_dir) / f"{name}.pth", content | kwargs)
+        self.tag_last_checkpoint(f"{name}.pth")
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Name the file that a resumed run starts from."""
+        write_text(Path(self.save_dir) / "last_checkpoint", last_filename_basename)
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         checkpoint.pop("matching_heuristics", None)
@@ -86,10 +101,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     Raises:
         WeightsError: the file is no detector checkpoint of plain values and tensors.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        raise WeightsError(f"{path} cannot be read as a detector checkpoint: {str(error).splitlines()[0]}") from None
+    content = read_torch_file(path)
     if not isinstance(content, dict) or "model" not in content:
-        raise WeightsError(f"{path} is no detector checkpoint; expected the model_final.pth of a fine-tuning")
+        raise WeightsError(f"{path} is {describe(content)}; expected the model_final.pth of a fine-tuning")
     return content
