@@ -78,27 +78,31 @@ def result_path(out: str | Path, result: Result) -> Path:
 
 
 def read_results(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
-    """Results as plain dicts, from files or folders, in the order they were made; "file" says where each one lay.
+    """Results as plain dicts, in the order of ``paths`` and then of making; "file" says where each one lay.
 
-    A folder is the OUT of an evaluation (its results/*.json) or the OUTPUT_DIR of a detection run (its result.json).
+    A path is a result's json, the OUT of an evaluation (its results/*.json) or the OUTPUT_DIR of a detection run (its
+    result.json).
     """
     found: list[dict[str, Any]] = []
-    for path in paths:
-        folder = Path(path)
-        files = [folder]
-        if folder.is_dir():
-            files = sorted((folder / RESULTS).glob("*.json")) or sorted(folder.glob("result.json"))
+    for path in map(Path, paths):
+        files = [path]
+        if path.is_dir():
+            files = [*(path / RESULTS).glob("*.json")] or [*path.glob("result.json")]
             if not files:
-                raise DataError(f"no results in {folder}; expected {RESULTS}/*.json (tools/evaluate.py) or result.json")
-        for file in files:
-            value = read_json(file)
-            if not isinstance(value, dict) or "protocol" not in value or "metrics" not in value:
-                raise DataError(f"{file} is no result of an evaluation; expected a json with protocol and metrics")
-            # A detection's result lies in its run folder, whose name says what it is.
-            label = value.get("details", {}).get("label") or file.resolve().parent.name
-            found.append({**value, "details": {**value.get("details", {}), "label": label}, "file": str(file)})
-    # ISO times sort as text; detection results carry none and come last.
-    return sorted(found, key=lambda r: r["details"].get("made", "~"))
+                raise DataError(f"no results in {path}; expected {RESULTS}/*.json (tools/evaluate.py) or result.json")
+        # ISO times sort as text.
+        found += sorted(map(_read_result, files), key=lambda r: r["details"].get("made", ""))
+    return found
+
+
+def _read_result(file: Path) -> dict[str, Any]:
+    value = read_json(file)
+    if not isinstance(value, dict) or "protocol" not in value or "metrics" not in value:
+        raise DataError(f"{file} is no result of an evaluation; expected a json with protocol and metrics")
+    details = value.get("details", {})
+    # A detection's result lies in its run folder, whose name says what it is.
+    label = details.get("label") or file.resolve().parent.name
+    return {**value, "details": {**details, "label": label}, "file": str(file)}
 
 
 def comparison(results: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:

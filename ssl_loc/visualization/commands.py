@@ -19,14 +19,13 @@ from ssl_loc.utils.errors import ConfigError, DataError
 from ssl_loc.visualization.cams import cams_figure, compute_cams
 from ssl_loc.visualization.curves import curves_figure, load_runs
 from ssl_loc.visualization.density import density_figure
-from ssl_loc.visualization.report import Section, build_report
+from ssl_loc.visualization.report import build_report
 from ssl_loc.visualization.run_report import (
     cams_section,
     curves_section,
     density_section,
     detections_section,
     numbers_section,
-    read_run_config,
     settings_section,
     views_section,
 )
@@ -78,7 +77,7 @@ def report(args: argparse.Namespace) -> None:
     runs = load_runs(args.runs)
     results = read_results(args.results) if args.results else []
     sections = [numbers_section(results), settings_section(folders), curves_section(runs)]
-    sections.append(_views_if_there(folders[0], args.count))
+    sections.append(views_section(folders, args.count))
     if args.data:
         weights, protocol, data = _grounding(args, args.weights or args.runs)
         sections.append(cams_section(weights, data, protocol, args.count))
@@ -86,15 +85,6 @@ def report(args: argparse.Namespace) -> None:
     title = args.title or f"Pretraining: {', '.join(run.label for run in runs)}"
     subtitle = ", ".join(str(folder) for folder in folders)
     logger.info("wrote %s", build_report(title, sections, args.out, subtitle))
-
-
-def _views_if_there(folder: Path, count: int) -> Section:
-    """The views of a run; where its data is gone (a report made elsewhere) the section says so instead."""
-    try:
-        return views_section(read_run_config(folder), count)
-    except DataError as error:
-        logger.warning("no views in the report: %s", error)
-        return Section("What the network sees", text=f"Not drawn, because the training data is not here: {error}")
 
 
 def _grounding(args: argparse.Namespace, given: list[str]) -> tuple[list[Weights], Grounding, EvalData]:

@@ -23,8 +23,10 @@ table { border-collapse: collapse; font-size: .925rem; font-variant-numeric: tab
 p.caption { margin: 18px 0 -4px; font-weight: 600; font-size: .95rem; overflow-wrap: anywhere; }
 tr.marked td { background: #fff8e6; }
 th, td { padding: 6px 14px 6px 10px; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { font-weight: 600; background: var(--band); vertical-align: bottom; min-width: 4.5em; }
-td.num, th.num { text-align: right; white-space: nowrap; }
+th { font-weight: 600; background: var(--band); vertical-align: bottom; min-width: 4.5em;
+  max-width: 10em; }
+td.num, th.num { text-align: right; }
+td.num { white-space: nowrap; }
 td { overflow-wrap: anywhere; }
 td:first-child { font-weight: 500; overflow-wrap: normal; min-width: 7.5em; }
 td.best { font-weight: 700; color: #00694c; }

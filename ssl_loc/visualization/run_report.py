@@ -24,6 +24,8 @@ from ssl_loc.visualization.views import sample_views, views_caption, views_figur
 
 logger = logging.getLogger(__name__)
 
+# Registered name of the crop that needs masks.
+CONSTRAINED = "SaliencyConstrainedCrop"
 # What a reader asks for first; the whole config stands behind a fold.
 KEY_SETTINGS: dict[str, Callable[[CfgNode], Any]] = {
     "method": lambda c: c.MODEL.METHOD,
@@ -33,8 +35,7 @@ KEY_SETTINGS: dict[str, Callable[[CfgNode], Any]] = {
         if c.MODEL.BACKBONE.NAME == "ResNet"
         else c.MODEL.BACKBONE.NAME
     ),
-    "crops": lambda c: c.AUGMENT.VIEWS[0][0],
-    "phi (share of the mask in a crop)": lambda c: c.AUGMENT.CONSTRAINED_CROP.PHI,
+    "crops": lambda c: crops_of(c),
     "training data": lambda c: c.DATA.TRAIN,
     "masks": lambda c: f"{c.DATA.MASKS.SOURCE} {c.DATA.MASKS.ROOT}".strip(),
     "view size, px": lambda c: c.AUGMENT.SIZE,
@@ -61,6 +62,7 @@ METRIC_NAMES = {
 LOWER_IS_BETTER = ("zero_cam_rate",)
 # Metrics that describe the data, not the model: nobody wins them.
 NEUTRAL = ("iou_of_full_map",)
+VIEWS_HEADING = "What the network sees"
 # Per-class numbers stay in the json: 80 columns are no table.
 PER_CLASS = "AP-"
 
@@ -133,9 +135,20 @@ def curves_section(runs: Sequence[Run]) -> Section:
     return Section("Training curves", text, figures=[Picture(curves_figure(runs), "Numbers logged in training.", True)])
 
 
-def views_section(cfg: CfgNode, count: int = 5) -> Section:
-    rows = sample_views(cfg, count)
-    return Section("What the network sees", figures=[Picture(views_figure(rows), views_caption(rows), wide=True)])
+def views_section(folders: Sequence[Path], count: int = 5) -> Section:
+    """Views of one run: of several the one with the strictest crops, where the constraint is seen at work.
+
+    Where its data is gone (a report made elsewhere) the section says so instead.
+    """
+    configs = {folder: read_run_config(folder) for folder in folders}
+    folder = max(folders, key=lambda f: (configs[f].DATA.MASKS.SOURCE != "none", crops_of(configs[f])))
+    try:
+        rows = sample_views(configs[folder], count)
+    except DataError as error:
+        logger.warning("no views in the report: %s", error)
+        return Section(VIEWS_HEADING, text=f"Not drawn, because the training data is not here: {error}")
+    caption = f"{folder.resolve().name}, first epoch. {views_caption(rows)}"
+    return Section(VIEWS_HEADING, figures=[Picture(views_figure(rows), caption, wide=True)])
 
 
 def cams_section(weights: Sequence[Weights], data: EvalData, protocol: Grounding, count: int = 6) -> Section:
@@ -170,6 +183,14 @@ def detections_section(results: Sequence[dict[str, Any]], count: int = 4) -> Sec
         for (name, engine), found in files.items()
     ]
     return Section("Detections", figures=figures)
+
+
+def crops_of(cfg: CfgNode) -> str:
+    """The first augmenter of the query, with phi (share of the mask that a crop covers) where it has one."""
+    first = cfg.AUGMENT.VIEWS[0][0]
+    if first == CONSTRAINED:
+        return f"{first}, phi {cfg.AUGMENT.CONSTRAINED_CROP.PHI:g}"
+    return str(first)
 
 
 def _losses(cfg: CfgNode) -> str:

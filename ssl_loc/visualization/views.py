@@ -100,6 +100,8 @@ def views_caption(rows: Sequence[ViewRow]) -> str:
     """One sentence for the report, with the rate of unmet constraints in what is shown."""
     boxes = [view.geometry for row in rows for view in row.views]
     unmet = sum(not g.constraint_met for g in boxes)
+    if all(row.sample.saliency is None for row in rows):
+        return "Source photos with the crop boxes (query solid, key dashed), and the views that the network sees."
     return (
         "Source photos with the mask's outline (yellow) and the crop boxes (query solid, key dashed; green: the crop "
         f"constraint is met, orange: not met, {unmet} of {len(boxes)} here), and the views that the network sees."
