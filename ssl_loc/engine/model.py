@@ -60,11 +60,14 @@ def collapse_numbers(q: Tensor) -> dict[str, Tensor | float]:
     singular values of the centred embeddings (Roy and Vetterli, 2007): dimensions in use, at most min(N - 1, D).
     """
     q = comm.all_gather(q.float())
+    # Broken embeddings give NaN here and are reported by the finite check; an SVD of them would raise in its place.
+    broken = torch.where(torch.isfinite(q).all(), 0.0, torch.nan)
+    q = q.nan_to_num()
     spread = q.std(0, unbiased=False).mean() * q.shape[1] ** 0.5
     singular = torch.linalg.svdvals(q - q.mean(0))
     share = singular / singular.sum().clamp_min(torch.finfo(q.dtype).tiny)
     entropy = -(share * share.clamp_min(torch.finfo(q.dtype).tiny).log()).sum()
-    return {"feature_std_ratio": spread, "effective_rank": entropy.exp()}
+    return {"feature_std_ratio": spread + broken, "effective_rank": entropy.exp() + broken}
 
 
 def _only(terms: dict[str, Tensor]) -> Tensor:

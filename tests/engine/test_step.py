@@ -114,5 +114,6 @@ def test_collapse_numbers_in_closed_form() -> None:
     numbers = collapse_numbers(spread)
     assert numbers["feature_std_ratio"] == pytest.approx(1.0, rel=1e-5)
     assert numbers["effective_rank"] == pytest.approx(4.0, rel=1e-4)
+    assert torch.isnan(collapse_numbers(spread * float("nan"))["effective_rank"])
     line = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
     assert collapse_numbers(line)["effective_rank"] == pytest.approx(1.0, rel=1e-4)
