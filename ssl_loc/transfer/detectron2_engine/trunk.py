@@ -131,8 +131,8 @@ def check_levels(cfg: CfgNode, shape: TrunkShape) -> None:
         absent = [level for level in wanted if level not in there]
         if absent:
             raise ConfigError(
-                f"MODEL.{key}.IN_FEATURES names {', '.join(absent)}, but with this trunk (stem {shape.stem!r}, levels named "
-                f"by stride) the maps are {', '.join(there)}; correct the key"
+                f"MODEL.{key}.IN_FEATURES names {', '.join(absent)}, but with this trunk (stem {shape.stem!r}, levels "
+                f"named by stride) the maps are {', '.join(there)}; correct the key"
             )
 
 
