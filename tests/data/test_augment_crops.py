@@ -12,7 +12,15 @@ from helpers.augment import box_mask, make_cfg, make_sample, smooth_image
 from torchvision.transforms import RandomResizedCrop as TorchvisionCrop
 
 from ssl_loc.data.augmenters import Context, augment, build_pipelines
-from ssl_loc.data.augmenters.crops import CropRange, RandomResizedCrop, centre_box, crop_view, draw_proposals
+from ssl_loc.data.augmenters.crops import (
+    CropRange,
+    RandomResizedCrop,
+    centre_box,
+    crop_view,
+    draw_proposals,
+    draw_rest,
+    draw_single,
+)
 from ssl_loc.data.augmenters.flip import RandomFlip
 from ssl_loc.data.augmenters.resize import crop_resize_image, crop_resize_mask
 from ssl_loc.data.rng import Streams
@@ -41,6 +49,18 @@ def test_more_proposals_do_not_change_the_first() -> None:
     few, _ = draw_proposals(np.random.default_rng(3), 10, 90, 70, CropRange())
     many, _ = draw_proposals(np.random.default_rng(3), 50, 90, 70, CropRange())
     assert (few == many[:10]).all()
+
+
+@pytest.mark.parametrize("size", [(90, 70), (1, 9), (20, 300), (480, 640)])
+def test_singles_and_rest_are_the_proposals(size: tuple[int, int]) -> None:
+    for seed in range(50):
+        want, fits = draw_proposals(np.random.default_rng(seed), 12, *size, CropRange())
+        rng = np.random.default_rng(seed)
+        singles = [draw_single(rng, *size, CropRange()) for _ in range(seed % 4)]
+        for single, row, fit in zip(singles, want, fits, strict=False):
+            assert (single is not None) == fit and (single is None or single == tuple(row))
+        boxes, fitting = draw_rest(rng, 12, *size, CropRange(), singles)
+        assert (fitting == fits).all() and (boxes[fits] == want[fits]).all()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 2), (3, 500), (500, 3), (40, 2000), (2000, 40)])

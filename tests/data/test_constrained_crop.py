@@ -44,6 +44,7 @@ def test_coverage_equals_counting(depth: str, monkeypatch: pytest.MonkeyPatch) -
     within = np.array([10, 5, 40, 44])
     for box, whole, part in zip(boxes, area.coverage(boxes), area.coverage(boxes, within), strict=True):
         assert whole == pytest.approx(counted(mask, box) / mask.sum(dtype=np.int64))
+        assert area.coverage_of(tuple(box.tolist())) == pytest.approx(whole)
         low, high = np.maximum(box[:2], within[:2]), np.minimum(box[2:], within[2:])
         common = counted(mask, (*low, *high)) if (high > low).all() else 0.0
         assert part == pytest.approx(common / counted(mask, tuple(within)))

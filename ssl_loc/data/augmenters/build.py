@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from ssl_loc.config import CfgNode, construct
@@ -42,7 +41,7 @@ class Pipeline:
         return frozenset().union(*(step.needs for step in self.steps))
 
     def __call__(self, view: View, streams: Streams, context: Context) -> View:
-        view = replace(view, extra={**self.neutral, **view.extra})
+        view = View(view.image, view.mask, view.geometry, {**self.neutral, **view.extra})
         for step in self.steps:
             view = step(view, streams, context)
         return view

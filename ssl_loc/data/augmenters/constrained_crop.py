@@ -11,12 +11,14 @@ from ssl_loc.config import CfgNode, register_config
 from ssl_loc.data.augmenters.base import Context
 from ssl_loc.data.augmenters.build import AUGMENTER_REGISTRY
 from ssl_loc.data.augmenters.crops import (
+    SINGLES,
     SIZE_ATTEMPTS,
     RandomResizedCrop,
     centre_box,
     crop_arguments,
     crop_view,
-    draw_proposals,
+    draw_rest,
+    draw_single,
 )
 from ssl_loc.data.augmenters.gauss_sampler import draw_gauss_proposals, enlarged_box
 from ssl_loc.data.augmenters.resize import Box
@@ -50,10 +52,11 @@ def constrained_crop_config() -> CfgNode:
 class SaliencyConstrainedCrop(RandomResizedCrop):
     """Random resized crop that covers at least ``phi`` of the salient area.
 
-    All proposals are drawn and tested at once on a summed-area table; the first one that fits and covers is taken. If
-    none does, the uniform sampler takes the proposal with the largest coverage, the gauss sampler a box around the
-    mask; ``geometry.constraint_met`` tells. A sample without a mask, or with an empty one, is cropped without
-    constraint. Sizes, shapes and interpolation are those of AUGMENT.RANDOM_RESIZED_CROP.
+    The first few proposals, one of which mostly does, are tested one by one, all others at once on a summed-area
+    table; the first one that fits and covers is taken. If none does, the uniform sampler takes the proposal with the
+    largest coverage, the gauss sampler a box around the mask; ``geometry.constraint_met`` tells. A sample without a
+    mask, or with an empty one, is cropped without constraint. Sizes, shapes and interpolation are those of
+    AUGMENT.RANDOM_RESIZED_CROP.
 
     Args:
         phi: share of the salient area to cover, in [0, 1).
@@ -113,22 +116,30 @@ class SaliencyConstrainedCrop(RandomResizedCrop):
         if self.sampler == "gauss":
             boxes, fits = draw_gauss_proposals(rng, self.attempts, height, width, self.limits, area.centroid())
         else:
-            boxes, fits = self._uniform_proposals(rng, height, width)
+            singles: list[Box | None] = []
+            for _ in range(0 if others else min(SINGLES, self.attempts)):
+                box = draw_single(rng, height, width, self.limits)
+                if box is not None and area.coverage_of(box) >= self.threshold(area):
+                    return box, True
+                singles.append(box)
+            boxes, fits = self._uniform_proposals(rng, height, width, singles)
         boxes = boxes[fits]
         if len(boxes):
             coverage = self._coverage(area, boxes, others)
             met = coverage >= self.threshold(area)
-            first = int(met.argmax())
-            if met[first]:
-                return _box(boxes[first]), True
+            best = int(met.argmax())
+            if met[best]:
+                return _box(boxes[best]), True
             if self.sampler == "uniform":
                 return _box(boxes[int(coverage.argmax())]), False
         box = enlarged_box(rng, area.bounding_box(), height, width, self.limits.ratio)
         return box, bool(self._coverage(area, np.array([box]), others)[0] >= self.threshold(area))
 
-    def _uniform_proposals(self, rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    def _uniform_proposals(
+        self, rng: np.random.Generator, height: int, width: int, singles: list[Box | None]
+    ) -> tuple[np.ndarray, np.ndarray]:
         # At least as many rows as RandomResizedCrop draws, so that phi = 0 finds the same box.
-        boxes, fits = draw_proposals(rng, max(self.attempts, SIZE_ATTEMPTS), height, width, self.limits)
+        boxes, fits = draw_rest(rng, max(self.attempts, SIZE_ATTEMPTS), height, width, self.limits, singles)
         if not fits[:SIZE_ATTEMPTS].any():
             # RandomResizedCrop would take the centre here; nothing before it fits, so it is the first proposal.
             centre = np.array([centre_box(height, width, self.limits.ratio)])
