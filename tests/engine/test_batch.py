@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from engine_runs import tiny_cfg
 
 from ssl_loc.engine.batch import check_batch, describe_run, model_cfg, nearest, run_length
+from ssl_loc.engine.run import out_of_memory
+from ssl_loc.engine.state import restore_rng
 from ssl_loc.solver import build_schedule
 from ssl_loc.utils.errors import ConfigError
 
@@ -58,3 +61,28 @@ def test_the_line_of_the_log() -> None:
     assert "lr 0.03 at 256 images -> 0.0075 (linear scaling" in line
     assert "warm-up 10 iterations = 640 images" in line
     assert "50 iterations = 2 epochs of 25 batches (1600 images)" in line
+
+
+def test_out_of_memory_names_the_keys_that_help() -> None:
+    text = out_of_memory(
+        tiny_cfg(NOWHERE, "out", "SOLVER.IMS_PER_BATCH", 256), "CUDA out of memory. Tried 2 GiB.\nmore"
+    )
+    assert "\n" not in text and "CUDA out of memory. Tried 2 GiB." in text
+    for key in (
+        "SOLVER.IMS_PER_BATCH 256",
+        "SOLVER.ACCUMULATE 2",
+        "SOLVER.AMP.ENABLED True",
+        "AUGMENT.SIZE",
+        "--num-gpus",
+    ):
+        assert key in text
+
+
+def test_random_states_are_handed_round(caplog: pytest.LogCaptureFixture) -> None:
+    """A run of two processes continued by one."""
+    torch.manual_seed(1)
+    first = torch.get_rng_state()
+    expected = torch.rand(3)
+    restore_rng({"cpu": [first, torch.get_rng_state()], "cuda": []}, torch.device("cpu"))
+    assert torch.equal(torch.rand(3), expected)
+    assert "written by 2 processes and 1 continue it" in caplog.text

@@ -15,6 +15,7 @@ from ssl_loc.config.fragments import isolated
 from ssl_loc.engine import train
 from ssl_loc.engine.guard import NonFiniteLossError
 from ssl_loc.losses.build import LOSS_REGISTRY, Loss
+from ssl_loc.modeling.method.moco import MoCo
 
 
 class BreaksAtTheFourth(Loss):
@@ -58,6 +59,25 @@ def test_nan_names_term_iteration_rate_and_files(drawn: tuple[Path, Path], tmp_p
     state = last_state(out)
     assert state["iteration"] == 2 and len(list((out / "checkpoints").glob("iter_*"))) == 1
     assert all(torch.isfinite(t).all() for t in state["model"].values())
+
+
+def test_broken_weights_are_never_written(
+    drawn: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gradient can overflow while the loss is still finite."""
+    real = MoCo.after_step
+
+    def after_step(self: MoCo, iteration: int) -> None:
+        real(self, iteration)
+        if iteration == 3:
+            self.trunk().layer4[0].conv2.weight.data[0, 0, 0, 0] = float("inf")
+
+    monkeypatch.setattr(MoCo, "after_step", after_step)
+    with pytest.raises(
+        NonFiniteLossError, match="1 of .* is method.query_trunk.layer4.0.conv2.weight.*iter_0000002.pth"
+    ):
+        train(tiny_cfg(drawn, tmp_path, "ENGINE.CHECKPOINT_PERIOD", 2, "ENGINE.LOG_PERIOD", 100))
+    assert last_state(tmp_path)["iteration"] == 2
 
 
 def test_last_checkpoint_keeps_its_bytes(drawn: tuple[Path, Path], tmp_path: Path) -> None:
