@@ -71,8 +71,8 @@ def get_detection_dataset(name: str) -> DetectionDataset:
     if not colon:
         known = [n for n in DATASET_REGISTRY.names() if resolve_path_form(n).partition(":")[0] in _FORMS]
         raise ConfigError(
-            f"no detection dataset is called '{name}'{did_you_mean(name, known) or '.'} Known: {', '.join(known)}; or a "
-            f"path form: {_USAGE} (DATASETS.TRAIN, DATASETS.TEST)"
+            f"no detection dataset is called '{name}'{did_you_mean(name, known) or '.'} Known: {', '.join(known)}; or "
+            f"a path form: {_USAGE} (DATASETS.TRAIN, DATASETS.TEST)"
         )
     arguments = rest.rsplit(":", _FORMS[kind][1]) if kind in _FORMS else []
     if not all(arguments) or len(arguments) != _FORMS.get(kind, ("", 0))[1] + 1:
