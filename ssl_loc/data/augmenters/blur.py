@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -68,8 +67,8 @@ class GaussianBlur(Augmenter):
         before = float(view.extra.get(BLUR_SIGMA, 0.0))
         extra = {**view.extra, BLUR_SIGMA: torch.tensor(math.hypot(before, sigma))}
         if sigma < MIN_SIGMA_PX:
-            return replace(view, extra=extra)
+            return View(view.image, view.mask, view.geometry, extra)
         # A float32 kernel in sepFilter2D is twice as fast as GaussianBlur, whose fixed-point form is exact to the bit.
         kernel = cv2.getGaussianKernel(2 * blur_radius(sigma) + 1, sigma, cv2.CV_32F)
         blurred = cv2.sepFilter2D(as_hwc(view.image), -1, kernel, kernel, borderType=cv2.BORDER_REPLICATE)
-        return replace(view, image=from_hwc(blurred), extra=extra)
+        return View(from_hwc(blurred), view.mask, view.geometry, extra)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -57,7 +56,7 @@ class ColorChain(Augmenter):
         if color_map is IDENTITY:
             return view
         image = from_hwc(apply_map(as_hwc(view.image), color_map))
-        return replace(view, image=image, extra=record_map(view, color_map))
+        return View(image, view.mask, view.geometry, record_map(view, color_map))
 
 
 def record_map(view: View, color_map: np.ndarray) -> dict:

@@ -57,10 +57,11 @@ class DeferredDraw(Augmenter):
     def __call__(self, view: View, streams: Streams, context: Context) -> View:
         if isinstance(self.inner, ColorChain):
             color_map = self.inner.draw(streams)
-            return view if color_map is IDENTITY else replace(view, extra=record_map(view, color_map))
-        value = self.inner.draw(streams)  # type: ignore[attr-defined]
-        (name,) = self.records
-        return replace(view, extra={**view.extra, name: torch.tensor(value)})
+            extra = view.extra if color_map is IDENTITY else record_map(view, color_map)
+        else:
+            value = self.inner.draw(streams)  # type: ignore[attr-defined]
+            extra = {**view.extra, next(iter(self.records)): torch.tensor(value)}
+        return View(view.image, view.mask, view.geometry, extra)
 
 
 class DevicePhotometric:

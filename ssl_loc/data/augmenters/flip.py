@@ -43,10 +43,6 @@ class RandomFlip(Augmenter):
     def __call__(self, view: View, streams: Streams, context: Context) -> View:
         if streams(self.stream).random() >= self.p:
             return view
-        mask = view.mask
-        return replace(
-            view,
-            image=from_hwc(cv2.flip(as_hwc(view.image), 1)),
-            mask=None if mask is None else torch.from_numpy(cv2.flip(mask[0].numpy(), 1))[None],
-            geometry=replace(view.geometry, flip=not view.geometry.flip),
-        )
+        image = from_hwc(cv2.flip(as_hwc(view.image), 1))
+        mask = None if view.mask is None else torch.from_numpy(cv2.flip(view.mask[0].numpy(), 1))[None]
+        return View(image, mask, replace(view.geometry, flip=not view.geometry.flip), view.extra)
