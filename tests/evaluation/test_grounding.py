@@ -176,3 +176,12 @@ def test_what_cannot_be_evaluated_is_said(photos: tuple[Path, Path], color_metho
         path.unlink()
     with pytest.raises(DataError, match="no image with a non-empty mask"):
         Grounding()(Fake(color_method), EvalData(f"folder:{images}", f"folder:{masks}"))  # type: ignore[arg-type]
+
+
+def test_equal_photos_of_other_names_have_other_crops(photos: tuple[Path, Path]) -> None:
+    for folder in photos:
+        (folder / "6.png").write_bytes((folder / "0.png").read_bytes())
+    crops = GroundingCrops(EvalData(f"folder:{photos[0]}", f"folder:{photos[1]}"), size=64)
+    batch = next(crops.batches(10))
+    assert batch.names == ["0", "1", "2", "3", "4", "6"]
+    assert not torch.equal(batch.boxes[0], batch.boxes[-1])

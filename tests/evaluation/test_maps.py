@@ -89,3 +89,10 @@ def test_histogram_puts_one_into_the_last_bin() -> None:
     counts, edges = histogram(np.array([0.0, 0.019, 0.02, 1.0]), 50)
     assert (counts[0], counts[1], counts[-1], sum(counts)) == (2, 1, 1, 4)
     assert len(edges) == 51
+
+
+def test_density_treats_both_borders_alike() -> None:
+    values = np.array([0.0, 0.02, 0.1, 0.4])
+    _, y = density(values)
+    _, mirrored = density(1 - values)
+    np.testing.assert_allclose(mirrored, y[::-1], rtol=1e-9)
