@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -125,6 +126,15 @@ def test_compose_is_doing_one_after_the_other() -> None:
     b = color_matrix.saturation(color_matrix.contrast(color_matrix.IDENTITY, 0.6), 1.3)
     want = color_matrix.saturation(color_matrix.contrast(a, 0.6), 1.3)
     assert np.allclose(color_matrix.compose(b, a), want)
+
+
+@pytest.mark.parametrize("order", list(permutations(range(4))))
+def test_closed_form_is_the_four_operations_in_order(order: tuple[int, ...]) -> None:
+    factors = [1.3, 0.7, 0.4, 0.13]
+    want = color_matrix.IDENTITY
+    for i in order:
+        want = MAPS[i](want, factors[i])
+    assert np.allclose(color_matrix.jitter(order, factors), want)
 
 
 @pytest.mark.parametrize("sigma", [0.6, 1.0, 2.0])

@@ -16,12 +16,14 @@ AUGMENT.COLOR_JITTER.MODE "exact" does without both approximations.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
 # Luma of PIL's "L" (ITU-R 601-2), which torchvision uses too.
-LUMA = np.array([0.299, 0.587, 0.114])
+_LUMA = [0.299, 0.587, 0.114]
+LUMA = np.array(_LUMA)
 GRAY = np.tile(LUMA, (3, 1))
 IDENTITY = np.concatenate([np.eye(3), np.zeros((3, 3))], 1)
 # Rotation around (1, 1, 1) by Rodrigues' formula: const + cos * C + sin * S. It is closer to the HSV shift than a
@@ -58,6 +60,41 @@ def hue(color_map: np.ndarray, turn: float) -> np.ndarray:
 def gray(color_map: np.ndarray) -> np.ndarray:
     """Replace all channels by the luma."""
     return GRAY @ color_map
+
+
+# Positions of the operations in ``order`` of :func:`jitter`.
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+
+
+def jitter(order: Sequence[int], factors: Sequence[float]) -> np.ndarray:
+    """Brightness, contrast, saturation and hue ``factors`` done in ``order``, as one map.
+
+    Equal to applying the four functions above one after the other, in closed form: with 1 a column of ones, l the luma,
+    H the hue rotation (H 1 = 1) and S = s I + (1 - s) 1 l' the saturation, all products reduce to
+
+        A = b c (s H + (1 - s) 1 r'),   r = H'l if hue comes before saturation, else l
+        B = b (1 - c) 1 q',             q' = l' times what of S and H comes before contrast
+
+    Scalars, because a dozen calls on 3 x 6 arrays cost more than the pixels.
+    """
+    b, c, s, turn = factors
+    cos, sin = math.cos(2 * math.pi * turn), math.sin(2 * math.pi * turn) / math.sqrt(3)
+    near, far = (1 - cos) / 3 - sin, (1 - cos) / 3 + sin
+    same = cos + (1 - cos) / 3
+    rotation = ((same, near, far), (far, same, near), (near, far, same))
+    luma = _LUMA
+    rotated = [sum(luma[i] * rotation[i][j] for i in range(3)) for j in range(3)]
+    at = {operation: place for place, operation in enumerate(order)}
+    r = rotated if at[HUE] < at[SATURATION] else luma
+    if at[HUE] > at[CONTRAST]:
+        q = luma
+    elif at[SATURATION] < at[HUE]:
+        q = [s * x + (1 - s) * y for x, y in zip(rotated, luma, strict=True)]
+    else:
+        q = rotated
+    keep, blend = b * c * s, b * c * (1 - s)
+    mean_row = [b * (1 - c) * x for x in q]
+    return np.array([[keep * row[j] + blend * r[j] for j in range(3)] + mean_row for row in rotation])
 
 
 def compose(second: np.ndarray, first: np.ndarray) -> np.ndarray:

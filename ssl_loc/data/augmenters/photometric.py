@@ -118,11 +118,8 @@ class ColorJitter(LinearColor):
         drawn = self.draw(rng)
         if drawn is None:
             return color_map
-        operations = (color_matrix.brightness, color_matrix.contrast, color_matrix.saturation, color_matrix.hue)
-        order, factors = drawn
-        for i in order:
-            color_map = operations[i](color_map, factors[i])
-        return color_map
+        jittered = color_matrix.jitter(*drawn)
+        return jittered if color_map is color_matrix.IDENTITY else color_matrix.compose(jittered, color_map)
 
     def __call__(self, view: View, streams: Streams, context: Context) -> View:
         if self.linear:
