@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from ssl_loc.utils.errors import ConfigError, check_choice
 _SCALING = {"none": 0.0, "linear": 1.0, "sqrt": 0.5}
 _UPDATES = ("iter", "epoch")
 _SCHEDULES = ("cosine", "step")
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,9 @@ class Schedule:
         """Learning rate of step ``iteration`` (0-based)."""
         if iteration < self.warmup_iters:
             done = iteration / self.warmup_iters
-            return self.lr * ((1 - done) * self.warmup_factor + done * self._factor(self.warmup_iters))
+            # A dry run may end within its warm-up: it climbs towards the full rate, not towards the schedule's end.
+            end = self._factor(self.warmup_iters if self.warmup_iters < self.max_iter else 0)
+            return self.lr * ((1 - done) * self.warmup_factor + done * end)
         return self.lr * self._factor(iteration)
 
     def _factor(self, iteration: int) -> float:
@@ -62,6 +66,12 @@ def build_schedule(cfg: CfgNode, max_iter: int, batches_per_epoch: int) -> Sched
     check_choice("SOLVER.LR_UPDATE", solver.LR_UPDATE, _UPDATES)
     if solver.WARMUP_ITERS < 0:
         raise ConfigError(f"SOLVER.WARMUP_ITERS is {solver.WARMUP_ITERS}; expected 0 (no warm-up) or a number of steps")
+    if solver.WARMUP_ITERS >= max_iter:
+        _logger.warning(
+            "SOLVER.WARMUP_ITERS is %d but the run has %d steps: the learning rate never reaches its value",
+            solver.WARMUP_ITERS,
+            max_iter,
+        )
     if solver.SCHEDULE == "cosine":
         shape: Callable[[float], float] = CosineParamScheduler(1.0, 0.0)
     else:

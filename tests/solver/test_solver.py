@@ -61,6 +61,13 @@ def test_linear_warm_up_meets_the_schedule() -> None:
     assert lr(5) == pytest.approx(0.1 * 0.5 * (1 + math.cos(math.pi * 5 / 16)))
 
 
+def test_a_run_shorter_than_its_warm_up_climbs_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    keys = ("SOLVER.WARMUP_ITERS", 10, "SOLVER.WARMUP_FACTOR", 0.0)
+    lr = build_schedule(cfg_with(*keys), max_iter=4, batches_per_epoch=4)
+    assert [lr(i) for i in range(4)] == pytest.approx([0.0, 0.01, 0.02, 0.03])
+    assert "SOLVER.WARMUP_ITERS is 10 but the run has 4 steps" in caplog.text
+
+
 @pytest.mark.parametrize(("scaling", "expected"), [("none", 0.1), ("linear", 0.4), ("sqrt", 0.2)])
 def test_lr_follows_the_batch(scaling: str, expected: float) -> None:
     keys = ("SOLVER.LR_SCALING", scaling, "SOLVER.IMS_PER_BATCH", 1024, "SOLVER.REFERENCE_BATCH", 256)
