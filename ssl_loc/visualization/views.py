@@ -20,8 +20,6 @@ from ssl_loc.visualization.pictures import draw_box, mask_outline, show, to_rgb
 from ssl_loc.visualization.style import MET, UNMET, figure, look
 
 CELL = 1.6  # inches
-# Photos are mostly 4:3 or 3:2, views are square.
-SOURCE_WIDTH = 1.4
 # Line styles tell the views apart, colours tell whether the constraint was met.
 STYLES = ("-", "--", "-.", ":")
 
@@ -65,7 +63,9 @@ def views_figure(rows: Sequence[ViewRow]) -> Figure:
     for name in names:
         titles += [name, f"{name}'s mask"] if has_masks else [name]
     with look():
-        widths = [SOURCE_WIDTH if i < (2 if has_masks else 1) else 1.0 for i in range(len(titles))]
+        # Views are square; the source columns are as wide as the shown photos are on average.
+        shape = float(np.mean([row.sample.width / row.sample.height for row in rows]))
+        widths = [min(1.6, max(1.0, shape)) if i < (2 if has_masks else 1) else 1.0 for i in range(len(titles))]
         fig = figure(CELL * sum(widths) + 0.2, (CELL + 0.05) * len(rows) + 0.3)
         axes = fig.subplots(len(rows), len(titles), squeeze=False, width_ratios=widths)
         for cells, row in zip(axes, rows, strict=True):
