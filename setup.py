@@ -19,6 +19,7 @@ REQUIRES = [
     "numpy>=1.24",
     "pillow>=10.0",
     "opencv-python-headless>=4.8",
+    "tabulate>=0.9",
     "tqdm>=4.64",
     "tensorboard>=2.12",
     "matplotlib>=3.7",
