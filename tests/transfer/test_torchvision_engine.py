@@ -14,8 +14,8 @@ from torchvision.models.detection.image_list import ImageList
 
 from ssl_loc.layers import FrozenBN
 from ssl_loc.transfer.recipe import Recipe, load_recipe
+from ssl_loc.transfer.sampling import Slot
 from ssl_loc.transfer.torchvision_engine.anchors import Anchors
-from ssl_loc.transfer.torchvision_engine.loader import OrientedBatches
 from ssl_loc.transfer.torchvision_engine.mapper import Mapper, resized
 from ssl_loc.transfer.torchvision_engine.masks import paste_masks, rasterise_in_box
 from ssl_loc.transfer.torchvision_engine.model import Detector, build_detector
@@ -215,6 +215,10 @@ def test_resize_rounds_and_respects_the_long_side(
     assert resized(*size, short, longest) == expected
 
 
+def at(iteration: int) -> Slot:
+    return Slot(0, iteration, 0, 0)
+
+
 @pytest.fixture()
 def record(tmp_path: Path) -> dict:
     pixels = np.zeros((40, 60, 3), dtype=np.uint8)
@@ -236,7 +240,7 @@ def record(tmp_path: Path) -> dict:
 def test_boxes_and_polygons_follow_resize_and_flip(record: dict) -> None:
     seen = set()
     for position in range(12):
-        example = Mapper(True, [80], 999, flip="horizontal", masks=True)(record, position)
+        example = Mapper(True, [80], 999, flip="horizontal", masks=True)(record, at(position))
         x1, y1, x2, y2 = example.target["boxes"][0].tolist()
         seen.add(x1)
         assert (y1, y2, x2 - x1) == (20, 60, 36)
@@ -252,43 +256,23 @@ def test_boxes_and_polygons_follow_resize_and_flip(record: dict) -> None:
 def test_bgr_swaps_channels_and_draws_depend_on_position_only(record: dict) -> None:
     mapper = Mapper(True, [40, 50, 60, 70], 999, flip="horizontal", seed=3)
     again = Mapper(True, [40, 50, 60, 70], 999, flip="horizontal", seed=3)
-    images = [mapper(record, p).image for p in range(6)]
+    images = [mapper(record, at(p)).image for p in range(6)]
     assert len({tuple(x.shape) for x in images}) > 1
-    assert all(torch.equal(again(record, p).image, images[p]) for p in reversed(range(6)))
-    bgr = Mapper(False, [40], 999, bgr=True)(record).image
+    assert all(torch.equal(again(record, at(p)).image, images[p]) for p in reversed(range(6)))
+    bgr = Mapper(False, [40], 999, bgr=True)(record, at(0)).image
     assert bgr[:, 20, 12].tolist() == [10, 120, 250]
 
 
 def test_bad_images_are_named(record: dict, tmp_path: Path) -> None:
     mapper = Mapper(False, [40], 999)
     with pytest.raises(DataError, match="a.png is 60x40 px but its annotation says 61x40"):
-        mapper({**record, "width": 61})
+        mapper({**record, "width": 61}, at(0))
     (tmp_path / "b.png").write_bytes(b"no image")
     with pytest.raises(DataError, match="b.png cannot be read"):
-        mapper({**record, "file_name": str(tmp_path / "b.png")})
+        mapper({**record, "file_name": str(tmp_path / "b.png")}, at(0))
     with pytest.raises(DataError, match="no polygon"):
         broken = {**record, "annotations": [{**record["annotations"][0], "segmentation": {"counts": "", "size": []}}]}
-        Mapper(True, [40], 999, masks=True)(broken)
-
-
-def test_batches_share_the_stream_and_group_orientations() -> None:
-    wide = [i % 3 == 0 for i in range(10)]
-
-    def take(count: int, **kwargs: int) -> list[list[tuple[int, int]]]:
-        stream = iter(OrientedBatches(10, 2, seed=1, landscape=wide, **kwargs))
-        return [next(stream) for _ in range(count)]
-
-    batches = take(40)
-    assert all(len({wide[index] for _, index in batch}) == 1 for batch in batches)
-    positions = sorted(p for batch in batches for p, _ in batch)
-    assert positions[:70] == list(range(70))
-    # Each pass over the data has every image once.
-    by_position = {p: i for batch in batches for p, i in batch}
-    assert all(sorted(by_position[p] for p in range(s, s + 10)) == list(range(10)) for s in (0, 10, 50))
-    # A resumed run goes on where it stopped; two processes divide the stream.
-    assert take(5, start=7) == batches[7:12]
-    ranks = [{p for batch in take(20, rank=r, world=2) for p, _ in batch} for r in (0, 1)]
-    assert not ranks[0] & ranks[1] and all(p % 2 == 1 for p in ranks[1])
+        Mapper(True, [40], 999, masks=True)(broken, at(0))
 
 
 def test_boxes_go_back_to_the_original_image() -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Iterator
 from typing import Any
 
-import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from ssl_loc.transfer.datasets import get_detection_datasets, require_masks
 from ssl_loc.transfer.recipe import Recipe, dataset_names
+from ssl_loc.transfer.sampling import Slot, TrainingBatches, without_empty
 from ssl_loc.transfer.torchvision_engine.mapper import Example, Mapper
 from ssl_loc.utils.comm import get_rank, get_world_size
 from ssl_loc.utils.errors import ConfigError, DataError
@@ -20,7 +19,8 @@ logger = logging.getLogger(__name__)
 
 
 class Records(Dataset):
-    """Maps (position in the stream, record index) to an :class:`Example`."""
+    """Maps a :class:`Slot` to an :class:`Example`, or to the error that the image caused: torch would wrap an exception
+    of a loader process into that process's traceback."""
 
     def __init__(self, records: list[dict[str, Any]], mapper: Mapper) -> None:
         self.records = records
@@ -29,58 +29,11 @@ class Records(Dataset):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, key: tuple[int, int]) -> Example:
-        position, index = key
-        return self.mapper(self.records[index], position)
-
-
-class OrientedBatches(Sampler[list[tuple[int, int]]]):
-    """Infinite batches of (position, index) for one process.
-
-    The stream is shuffle(all) + shuffle(all) + ...; process r takes every ``world``-th entry from r on and collects
-    landscape and portrait images into separate batches, so that little is padded. The same arguments always give the
-    same batches, which is how a resumed run finds its place: it replays the (cheap) index stream.
-
-    Args:
-        landscape: per record, whether it is wider than high; None to batch in stream order.
-        start: batches to skip.
-    """
-
-    def __init__(
-        self,
-        size: int,
-        batch: int,
-        seed: int,
-        landscape: list[bool] | None = None,
-        rank: int = 0,
-        world: int = 1,
-        start: int = 0,
-    ) -> None:
-        self.size = size
-        self.batch = batch
-        self.seed = seed
-        self.landscape = landscape
-        self.rank = rank
-        self.world = world
-        self.start = start
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return itertools.islice(self._batches(), self.start, None)
-
-    def _batches(self) -> Iterator[list[tuple[int, int]]]:
-        buckets: dict[bool, list[tuple[int, int]]] = {False: [], True: []}
-        for position, index in itertools.islice(enumerate(self._indices()), self.rank, None, self.world):
-            wide = self.landscape[index] if self.landscape is not None else False
-            buckets[wide].append((position, index))
-            if len(buckets[wide]) == self.batch:
-                yield buckets[wide]
-                buckets[wide] = []
-
-    def _indices(self) -> Iterator[int]:
-        generator = torch.Generator()
-        generator.manual_seed(self.seed)
-        while True:
-            yield from torch.randperm(self.size, generator=generator).tolist()
+    def __getitem__(self, slot: Slot) -> Example | DataError:
+        try:
+            return self.mapper(self.records[slot.index], slot)
+        except DataError as error:
+            return error
 
 
 def training_records(recipe: Recipe) -> list[dict[str, Any]]:
@@ -95,7 +48,7 @@ def training_records(recipe: Recipe) -> list[dict[str, Any]]:
         require_masks(dataset)
     records = dataset.dicts
     if recipe.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
-        kept = [r for r in records if any(not a.get("iscrowd", 0) for a in r["annotations"])]
+        kept = without_empty(records)
         logger.info(
             "training on %s: %d images, %d without objects left out", dataset.name, len(kept), len(records) - len(kept)
         )
@@ -112,26 +65,37 @@ def training_loader(recipe: Recipe, records: list[dict[str, Any]], start: int = 
         raise ConfigError(
             f"SOLVER.IMS_PER_BATCH is {recipe.SOLVER.IMS_PER_BATCH}, which {world} processes cannot share evenly"
         )
-    wide = [r["width"] > r["height"] for r in records] if recipe.DATALOADER.ASPECT_RATIO_GROUPING else None
-    batches = OrientedBatches(
-        len(records), recipe.SOLVER.IMS_PER_BATCH // world, recipe.SEED, wide, get_rank(), world, start
+    batches = TrainingBatches(
+        [(r["height"], r["width"]) for r in records],
+        recipe.SOLVER.IMS_PER_BATCH // world,
+        recipe.SEED,
+        get_rank(),
+        world,
+        recipe.DATALOADER.ASPECT_RATIO_GROUPING,
+        start,
     )
-    return iter(
-        DataLoader(
-            Records(records, Mapper.from_recipe(recipe, training=True)),
-            batch_sampler=batches,
-            num_workers=recipe.DATALOADER.NUM_WORKERS,
-            collate_fn=list,
-        )
+    loader = DataLoader(
+        Records(records, Mapper.from_recipe(recipe, training=True)),
+        batch_sampler=batches,
+        num_workers=recipe.DATALOADER.NUM_WORKERS,
+        collate_fn=list,
     )
+    return ([checked(example) for example in batch] for batch in loader)
 
 
 def test_loader(recipe: Recipe, records: list[dict[str, Any]]) -> DataLoader:
     """This process's share of a test set, one image at a time (a batch would change C4's padding)."""
-    keys = [(i, i) for i in range(get_rank(), len(records), get_world_size())]
+    slots = [Slot(i, 0, 0, 0) for i in range(get_rank(), len(records), get_world_size())]
     return DataLoader(
         Records(records, Mapper.from_recipe(recipe, training=False)),
-        sampler=keys,  # type: ignore[arg-type]
+        sampler=slots,  # type: ignore[arg-type]
         batch_size=None,
         num_workers=recipe.DATALOADER.NUM_WORKERS,
     )
+
+
+def checked(example: Example | DataError) -> Example:
+    """The example, or its error raised here, in the main process."""
+    if isinstance(example, DataError):
+        raise example
+    return example

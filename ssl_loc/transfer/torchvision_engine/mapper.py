@@ -11,8 +11,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ssl_loc.data.rng import Streams
 from ssl_loc.transfer.recipe import Recipe
+from ssl_loc.transfer.sampling import Slot
 from ssl_loc.transfer.torchvision_engine.roi_heads import Target
 from ssl_loc.utils.errors import DataError
 
@@ -36,7 +36,9 @@ class Example:
 
 
 class Mapper:
-    """Called as (record, position in the stream) -> :class:`Example`; the draws depend on seed and position only.
+    """Called as (record, slot) -> :class:`Example`; what is drawn depends on the seed and the slot only.
+
+    The draws are those detectron2 makes from the same slot, so both engines see the same pixels in the same order.
 
     Args:
         training: draw a short side and a flip; otherwise the test size.
@@ -84,13 +86,14 @@ class Mapper:
             recipe.SEED,
         )
 
-    def __call__(self, record: dict[str, Any], position: int = 0) -> Example:
+    def __call__(self, record: dict[str, Any], slot: Slot) -> Example:
         image = read_pil(record)
-        rng = Streams(self.seed, 0, position)("detection")
+        # The legacy generator, because it is numpy's global one that detectron2 draws from.
+        rng = np.random.RandomState(slot.generator_state(self.seed))
         width, height = image.size
         new_height, new_width = resized(height, width, self._short_side(rng), self.max_size)
         pixels = np.asarray(image.resize((new_width, new_height), Image.Resampling.BILINEAR))
-        flip = self.flip if self.training and self.flip != "none" and rng.random() < 0.5 else "none"
+        flip = self.flip if self.training and self.flip != "none" and rng.uniform(0, 1) < 0.5 else "none"
         if flip != "none":
             pixels = pixels[:, ::-1] if flip == "horizontal" else pixels[::-1]
         if self.bgr:
@@ -101,10 +104,10 @@ class Mapper:
         target = self._target(record, scale, (new_height, new_width), flip) if self.training else {}
         return Example(tensor, target, record)
 
-    def _short_side(self, rng: np.random.Generator) -> int:
+    def _short_side(self, rng: np.random.RandomState) -> int:
         if self.sampling == "range" and self.training:
-            return int(rng.integers(self.min_sizes[0], self.min_sizes[-1] + 1))
-        return self.min_sizes[int(rng.integers(len(self.min_sizes)))] if len(self.min_sizes) > 1 else self.min_sizes[0]
+            return int(rng.randint(self.min_sizes[0], self.min_sizes[-1] + 1))
+        return int(rng.choice(self.min_sizes))
 
     def _target(self, record: dict[str, Any], scale: tuple[float, float], size: tuple[int, int], flip: str) -> Target:
         height, width = size

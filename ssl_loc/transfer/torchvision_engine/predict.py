@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from ssl_loc.transfer.predictions import ImagePrediction, encode_masks
 from ssl_loc.transfer.recipe import Recipe
-from ssl_loc.transfer.torchvision_engine.loader import test_loader
+from ssl_loc.transfer.torchvision_engine.loader import checked, test_loader
 from ssl_loc.transfer.torchvision_engine.mapper import Example
 from ssl_loc.transfer.torchvision_engine.model import Detector
 from ssl_loc.utils.comm import all_gather_object, is_main_process
@@ -22,7 +22,7 @@ def predict_dataset(recipe: Recipe, model: Detector, name: str, records: list[di
     was_training = model.training
     model.eval()
     mine = [
-        predict_image(model, example)
+        predict_image(model, checked(example))
         for example in tqdm(test_loader(recipe, records), desc=f"testing on {name}", disable=not is_main_process())
     ]
     model.train(was_training)
