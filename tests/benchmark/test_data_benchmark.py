@@ -47,7 +47,7 @@ def test_benchmark_runs() -> None:
     rows = {row.name: row for row in data.run(images=2, rounds=1, progress=False)}
     assert sum(row.holds is not None for row in rows.values()) == 3
     assert all(row.value > 0 for row in rows.values())
-    assert sum(name.startswith("stage: ") for name in rows) == 8
+    assert sum(name.startswith("stage: ") for name in rows) == 9
 
 
 def test_wrong_counts_are_explained() -> None:
