@@ -18,7 +18,6 @@ from typing import Any, cast
 import cv2
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ssl_loc.benchmark.photos import write_photos
 from ssl_loc.benchmark.rows import Row
@@ -37,6 +36,7 @@ from ssl_loc.data.rng import Streams
 from ssl_loc.layers.normalize_pixels import normalize_pixels
 from ssl_loc.structures import View, Views
 from ssl_loc.utils.errors import ConfigError
+from ssl_loc.utils.progress import progress_bar
 
 SIZE_PX, REDUCE = 224, 4
 CPU_GOAL, DEFERRED_GOAL, CROP_GOAL_MS = 3.7, 4.4, 0.15
@@ -96,7 +96,7 @@ def compare(mappers: dict[str, Mapper], cfg: CfgNode, rounds: int, progress: boo
     }
     times: dict[str, list[float]] = defaultdict(list)
     order = list(contenders)
-    for turn in tqdm(range(-1, rounds), desc="two views + mask", unit="round", disable=not progress):
+    for turn in progress_bar(range(-1, rounds), desc="two views + mask", unit="round", show=progress):
         for name in order:
             start = time.process_time()
             contenders[name](turn + 1)
@@ -138,7 +138,7 @@ def normalize(views: Views, mean: Tensor, std: Tensor) -> list[Tensor]:
 def stages(mappers: dict[str, Mapper], cfg: CfgNode, rounds: int, progress: bool) -> list[Row]:
     """CPU time of each stage for one image (both views), the fastest round of each."""
     found: dict[str, list[float]] = defaultdict(list)
-    for turn in tqdm(range(rounds), desc="stages", unit="round", disable=not progress):
+    for turn in progress_bar(range(rounds), desc="stages", unit="round", show=progress):
         for name, value in _stage_round(mappers["worker"], mappers["device"], cfg, turn).items():
             found[name].append(value)
     best = {name: min(values) for name, values in found.items()}

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ssl_loc.benchmark import contenders
 from ssl_loc.benchmark.contenders import Step
@@ -22,6 +21,7 @@ from ssl_loc.losses import build_losses
 from ssl_loc.modeling import build_method
 from ssl_loc.structures import Views
 from ssl_loc.utils.errors import ConfigError
+from ssl_loc.utils.progress import progress_bar
 
 # One step of CAST is 5 encoder forwards' worth (query 3, key 1, masked key 1) to MoCo's 4: 1.25 is the floor.
 CAST_GOAL, BYTES_GOAL, FAST_GOAL, GPU_GOAL = 1.30, 1.02, 0.55, 0.57
@@ -100,7 +100,7 @@ def alternate(steps: dict[str, Step], rounds: int, title: str, progress: bool = 
     for step in steps.values():
         step()
     order = list(steps)
-    for _ in tqdm(range(rounds), desc=title, unit="round", disable=not progress):
+    for _ in progress_bar(range(rounds), desc=title, unit="round", show=progress):
         for name in order:
             _synchronize()
             start_wall, start_cpu = time.perf_counter(), time.process_time()

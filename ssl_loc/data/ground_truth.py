@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
-from tqdm import tqdm
 
 from ssl_loc import __version__
 from ssl_loc.data.catalog import Dataset
@@ -20,6 +19,7 @@ from ssl_loc.saliency.map_io import write_map
 from ssl_loc.saliency.store import reduce_mask
 from ssl_loc.utils.errors import DataError
 from ssl_loc.utils.file_io import safe_join
+from ssl_loc.utils.progress import progress_bar
 
 
 def rasterize(record: Record, size: tuple[int, int], prefer: str = "masks") -> np.ndarray:
@@ -101,7 +101,7 @@ def write_ground_truth_maps(
         "version": __version__,
     }
     claim_folder(root, **identity, overwrite=overwrite)
-    for record in tqdm(dataset.records, desc="ground truth", unit="map", disable=not progress):
+    for record in progress_bar(dataset.records, desc="ground truth", unit="map", show=progress):
         path = safe_join(root, f"{record.key}.png")
         if overwrite or not path.exists():
             size = read_size(record.path)

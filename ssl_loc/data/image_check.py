@@ -6,13 +6,13 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from tqdm import tqdm
 
 from ssl_loc.data.image_io import read_size
 from ssl_loc.data.records import RecordTable
 from ssl_loc.saliency.store import first_names
 from ssl_loc.utils import comm
 from ssl_loc.utils.errors import DataError
+from ssl_loc.utils.progress import progress_bar
 
 _LOGGER = logging.getLogger(__name__)
 # A crop of one pixel has no content and no aspect ratio.
@@ -59,7 +59,7 @@ def _read_sizes(paths: list[str]) -> np.ndarray:
     quiet = len(paths) < _PROGRESS_FROM or not comm.is_main_process()
     with ThreadPoolExecutor(_THREADS) as pool:
         chunks = [paths[i : i + _CHUNK] for i in range(0, len(paths), _CHUNK)]
-        bar = tqdm(pool.map(_read_chunk, chunks), total=len(chunks), desc="image headers", disable=quiet)
+        bar = progress_bar(pool.map(_read_chunk, chunks), total=len(chunks), desc="image headers", show=not quiet)
         for i, part in enumerate(bar):
             sizes[i * _CHUNK : i * _CHUNK + len(part)] = part
     return sizes

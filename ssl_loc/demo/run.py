@@ -19,6 +19,7 @@ from tqdm import tqdm
 from ssl_loc.demo.plan import ROOT, Stage, command_of
 from ssl_loc.utils.errors import UserError
 from ssl_loc.utils.file_io import file_digest, read_json, write_json
+from ssl_loc.utils.progress import progress_bar
 
 # Words of a command that change how it is run, not what it makes.
 _IMMATERIAL = ("--workers",)
@@ -64,7 +65,7 @@ class Runner:
         keys = stage_keys(stages)
         waiting = [s for s in stages if not self._finished(s, keys[s.name])]
         running: list[_Running] = []
-        bar = tqdm(total=len(stages), initial=len(stages) - len(waiting), unit="stage", desc="demo", disable=None)
+        bar = progress_bar(total=len(stages), initial=len(stages) - len(waiting), unit="stage", desc="demo")
         try:
             while waiting or running:
                 self._start_ready(waiting, running, keys)

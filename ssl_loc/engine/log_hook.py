@@ -17,6 +17,7 @@ from ssl_loc.engine.train_loop import Hook, TrainLoop
 from ssl_loc.utils import comm
 from ssl_loc.utils.events import ScalarWindow, Writer
 from ssl_loc.utils.logger import PROGRESS
+from ssl_loc.utils.progress import progress_bar
 
 # Below this share of evenly spread features the embedding has (nearly) collapsed onto one point.
 COLLAPSE_RATIO = 0.05
@@ -47,8 +48,8 @@ class Log(Hook):
         self._passed_over, self._warned = 0, False
 
     def before_train(self, loop: TrainLoop) -> None:
-        show = comm.is_main_process() and sys.stderr.isatty()
-        self._bar = tqdm(total=loop.max_iter, initial=loop.iteration, desc="pretrain", unit="it", disable=not show)
+        show = comm.is_main_process()
+        self._bar = progress_bar(total=loop.max_iter, initial=loop.iteration, desc="pretrain", unit="it", show=show)
         self._window_start = time.perf_counter()
 
     def before_step(self, loop: TrainLoop) -> None:

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ssl_loc.config import CfgNode
 from ssl_loc.evaluation.data import LabelledSplit
 from ssl_loc.evaluation.weights import Weights
+from ssl_loc.utils.progress import progress_bar
 
 # Test transform of the ImageNet protocols: shorter side 256, centre crop 224; other sizes keep the proportion.
 RESIZE_RATIO = 256 / 224
@@ -58,7 +58,7 @@ def extract_split(weights: Weights, split: LabelledSplit, options: FeatureOption
         before = state_digest(trunk.backbone)
         parts = []
         images: list[Tensor] = []
-        for image in tqdm(split.images(), total=len(split), desc=f"features of {split.name}", unit="image"):
+        for image in progress_bar(split.images(), total=len(split), desc=f"features of {split.name}", unit="image"):
             images.append(eval_transform(image, size))
             if len(images) == options.batch_size:
                 parts.append(trunk.features(torch.stack(images)))

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor
-from tqdm import tqdm
 
 from ssl_loc.attention.grad_cam import similarity_grad_cam
 from ssl_loc.config import CfgNode
@@ -40,6 +39,7 @@ from ssl_loc.modeling import Method
 from ssl_loc.structures import Result
 from ssl_loc.structures.views import resize_mask
 from ssl_loc.utils.errors import ConfigError, DataError
+from ssl_loc.utils.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ class Grounding:
         crops = self.crops(data, weights)
         rows: list[dict[str, np.ndarray]] = []
         names: list[str] = []
-        bar = tqdm(total=len(crops), desc=f"grounding of {weights.label}", unit="image")
+        bar = progress_bar(total=len(crops), desc=f"grounding of {weights.label}", unit="image")
         for batch in crops.batches(self.batch_size):
             batch = batch.to(weights.device)
             rows.append(self.measure(similarity_maps(method, batch, self.pair), batch.query_mask[:, 0]))

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from ssl_loc.config import CfgNode
 from ssl_loc.evaluation.build import EVALUATOR_REGISTRY
@@ -19,6 +18,7 @@ from ssl_loc.evaluation.features import FeatureOptions, extract_split
 from ssl_loc.evaluation.weights import Weights
 from ssl_loc.structures import Result
 from ssl_loc.utils.errors import ConfigError
+from ssl_loc.utils.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def train_probes(
     rate = torch.tensor(list(lrs))
     speed = [torch.zeros_like(weight), torch.zeros_like(bias)]
     rows = []
-    for epoch in tqdm(range(epochs), desc="linear probe", unit="epoch", disable=not progress):
+    for epoch in progress_bar(range(epochs), desc="linear probe", unit="epoch", show=progress):
         decay = 0.1 ** sum(epoch >= share * epochs for share in DECAY_AT)
         for part in torch.randperm(len(x), generator=generator).split(batch):
             logits = torch.einsum("nd,lcd->lnc", x[part], weight) + bias[:, None]

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from ssl_loc.saliency.map_io import MAP_SUFFIX, read_map
 from ssl_loc.utils.errors import DataError
 from ssl_loc.utils.file_io import read_json, write_json
+from ssl_loc.utils.progress import progress_bar
 
 _LOGGER = logging.getLogger(__name__)
 MANIFEST_NAME = "manifest.json"
@@ -134,7 +134,7 @@ def write_manifest(
         raise DataError(f"no maps in {root}; expected PNG files ROOT/<path of the image without suffix>.png")
     known = _known_entries(root, threshold)
     manifest = Manifest(str(root), estimator, preset, uses_labels, version, threshold)
-    for key, status in tqdm(files.items(), desc="maps", unit="map", disable=not progress):
+    for key, status in progress_bar(files.items(), desc="maps", unit="map", show=progress):
         entry = known.get(key)
         if entry is None or (entry.bytes, entry.mtime_ns) != (status.st_size, status.st_mtime_ns):
             entry = describe_map(manifest.path(key), status, threshold)

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from detectron2.engine import HookBase, hooks
 from torch import nn
-from tqdm import tqdm
 
 from ssl_loc.utils import comm
 from ssl_loc.utils.events import Writer
 from ssl_loc.utils.logger import PROGRESS
+from ssl_loc.utils.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class Log(HookBase):
 
     def before_train(self) -> None:
         total, done = self.trainer.max_iter, self.trainer.start_iter
-        self._bar = tqdm(total=total, initial=done, desc="fine-tuning", unit="it", disable=None, leave=False)
+        self._bar = progress_bar(total=total, initial=done, desc="fine-tuning", unit="it", leave=False)
         self._start = time.perf_counter()
 
     def after_step(self) -> None:

@@ -9,13 +9,13 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.evaluation import inference_context
 from torch import nn
-from tqdm import tqdm
 
 from ssl_loc.transfer.datasets import DetectionDataset
 from ssl_loc.transfer.detectron2_engine.data import test_batches
 from ssl_loc.transfer.detectron2_engine.noise import quiet
 from ssl_loc.transfer.predictions import ImagePrediction, encode_masks
 from ssl_loc.utils import comm
+from ssl_loc.utils.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -24,13 +24,13 @@ def predict(model: nn.Module, cfg: CfgNode, dataset: DetectionDataset) -> list[I
     """Detections of every image in the order of the dataset, on every process. Collective."""
     plain = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
     found: list[ImagePrediction] = []
-    bar = tqdm(
+    bar = progress_bar(
         test_batches(cfg, dataset),
         desc=f"detecting on {dataset.name}",
         # This process's share.
         total=-(-len(dataset) // comm.get_world_size()),
         unit="image",
-        disable=not comm.is_main_process() or None,
+        show=comm.is_main_process(),
     )
     with inference_context(plain), torch.no_grad(), quiet():
         for inputs in bar:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from tqdm import tqdm
 
 from ssl_loc.utils.comm import all_reduce_mean, is_distributed, is_main_process
+from ssl_loc.utils.progress import progress_bar
 
 
 class _Population:
@@ -80,4 +80,4 @@ def average_statistics(model: nn.Module) -> None:
 
 
 def _progress(iterations: int) -> Iterator[int]:
-    return iter(tqdm(range(iterations), desc="PreciseBN", unit="it", leave=False, disable=not is_main_process()))
+    return iter(progress_bar(range(iterations), desc="PreciseBN", unit="it", leave=False, show=is_main_process()))

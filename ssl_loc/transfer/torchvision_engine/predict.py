@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ssl_loc.transfer.predictions import ImagePrediction, encode_masks
 from ssl_loc.transfer.recipe import Recipe
@@ -14,6 +13,7 @@ from ssl_loc.transfer.torchvision_engine.loader import checked, test_loader
 from ssl_loc.transfer.torchvision_engine.mapper import Example
 from ssl_loc.transfer.torchvision_engine.model import Detector
 from ssl_loc.utils.comm import all_gather_object, is_main_process
+from ssl_loc.utils.progress import progress_bar
 
 
 @torch.no_grad()
@@ -23,7 +23,7 @@ def predict_dataset(recipe: Recipe, model: Detector, name: str, records: list[di
     model.eval()
     mine = [
         predict_image(model, checked(example))
-        for example in tqdm(test_loader(recipe, records), desc=f"testing on {name}", disable=not is_main_process())
+        for example in progress_bar(test_loader(recipe, records), desc=f"testing on {name}", show=is_main_process())
     ]
     model.train(was_training)
     shares = all_gather_object(mine)

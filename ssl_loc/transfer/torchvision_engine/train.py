@@ -25,6 +25,7 @@ from ssl_loc.transfer.torchvision_engine.solver import clip_gradients, learning_
 from ssl_loc.utils.comm import get_rank, is_distributed, is_main_process
 from ssl_loc.utils.errors import UserError
 from ssl_loc.utils.logger import PROGRESS
+from ssl_loc.utils.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -71,8 +72,8 @@ class Trainer:
         """Train to the end; writes metrics.jsonl, checkpoints and model_final.pth."""
         solver = self.recipe.SOLVER
         batches = training_loader(self.recipe, self.records, self.start)
-        bar = tqdm(
-            total=solver.MAX_ITER, initial=self.start, desc="fine-tuning", unit="it", disable=not is_main_process()
+        bar = progress_bar(
+            total=solver.MAX_ITER, initial=self.start, desc="fine-tuning", unit="it", show=is_main_process()
         )
         began = time.perf_counter()
         for iteration in range(self.start, solver.MAX_ITER):

@@ -24,7 +24,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from ssl_loc.data.datasets.scenes.annotations import coco_annotations, coco_file, voc_xml
 from ssl_loc.data.datasets.scenes.draw import Scene, draw_scene
@@ -33,6 +32,7 @@ from ssl_loc.data.datasets.scenes.params import SceneParams
 from ssl_loc.data.datasets.scenes.variants import draw_single, draw_variants
 from ssl_loc.utils.errors import DataError
 from ssl_loc.utils.file_io import read_json, write_json, write_text
+from ssl_loc.utils.progress import progress_bar
 
 # Raised when the same parameters give other pictures than before.
 VERSION = 1
@@ -100,7 +100,7 @@ def write_scenes(root: str | Path, params: SceneParams, plan: SetPlan, workers: 
         return base
     units = [u for u in _units(base, params, plan) if not u.part.exists()]
     drawn = sum(u.stop - u.start for u in units)
-    with tqdm(total=drawn, desc=f"drawing {base}", unit="image", disable=not progress) as bar:
+    with progress_bar(total=drawn, desc=f"drawing {base}", unit="image", show=progress) as bar:
         for count in _run(units, workers):
             bar.update(count)
     _finish(base, params, plan)
