@@ -19,7 +19,7 @@ from ssl_loc.transfer.build import TransferJob
 from ssl_loc.transfer.recipe import Recipe, load_recipe
 from ssl_loc.transfer.run import open_trunk, random_trunk, run_transfer
 from ssl_loc.transfer.torchvision_engine import engine
-from ssl_loc.utils.errors import ConfigError, UserError, WeightsError
+from ssl_loc.utils.errors import ConfigError, DataError, UserError, WeightsError
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs" / "detection"
@@ -127,6 +127,16 @@ def test_divergence_names_losses_iteration_and_files(names: dict[str, str], tmp_
     recipe = tiny("FPN", names, tmp_path, "SOLVER.BASE_LR", "1e30", "SOLVER.MAX_ITER", 6, "SOLVER.WARMUP_ITERS", 0)
     with pytest.raises(UserError, match=r"loss_\w+.* at iteration \d .*train_00\d.jpg.*SOLVER.BASE_LR"):
         run(recipe)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_image_is_named_in_one_sentence(workers: int, tmp_path: Path) -> None:
+    names = draw_detection_data(tmp_path / "data")
+    for path in (tmp_path / "data/VOCdevkit/VOC2007/JPEGImages").glob("train_*.jpg"):
+        path.write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"^image \S+train_00\d.jpg cannot be read") as error:
+        run(tiny("C4", names, tmp_path / "out", "DATALOADER.NUM_WORKERS", workers))
+    assert "\n" not in str(error.value)
 
 
 def test_wrong_checkpoints_and_classes_end_in_a_sentence(names: dict[str, str], tmp_path: Path) -> None:
