@@ -117,6 +117,16 @@ def test_small_map_lies_where_the_image_does(box: tuple[int, int, int, int]) -> 
         assert (got - want).abs().max() <= tolerance
 
 
+@pytest.mark.parametrize("box", [(310, 222, 331, 251), (301, 203, 340, 277), (319, 239, 326, 246)])
+def test_edge_of_a_small_map_is_placed_to_a_view_pixel(box: tuple[int, int, int, int]) -> None:
+    """A map at 1/4 whose edges lie at x = 320 and y = 240; the boxes start inside a map cell."""
+    small = box_mask(120, 160, (80, 60, 160, 120))[None]
+    got = crop_resize_mask(small, box, (480, 640), (56, 56))[0].float()
+    for profile, edge, low, high in ((got[-1], 320, box[0], box[2]), (got[:, -1], 240, box[1], box[3])):
+        crossing = float((profile < 127.5).sum())
+        assert abs(crossing - (edge - low) / (high - low) * 56) <= 1.0
+
+
 def test_map_keeps_its_levels_when_enlarged() -> None:
     got = crop_resize_mask(torch.full((1, 3, 3), 77, dtype=torch.uint8), (0, 0, 2, 2), (12, 12), (9, 9))
     assert (got == 77).all()
