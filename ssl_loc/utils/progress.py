@@ -14,4 +14,4 @@ def progress_bar(*args: Any, show: bool = True, **kwargs: Any) -> tqdm:
         show: False hides it everywhere (other processes than the first, tests).
         args, kwargs: those of ``tqdm.tqdm``.
     """
-    return tqdm(*args, disable=None if show else True, **kwargs)
+    return tqdm(*args, disable=None if show else True, **kwargs)  # type: ignore[call-overload]
