@@ -35,8 +35,7 @@ EXTRAS = {
         "hypothesis>=6.80",
         "ruff>=0.5",
         "mypy>=1.8",
-        "types-PyYAML",
-        "types-tqdm",
+        "import-linter>=2.0",
     ],
 }
 
