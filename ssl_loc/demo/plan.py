@@ -16,6 +16,8 @@ RANDOM = "random"
 DETECTORS = (RANDOM, "MoCo", "CAST")
 # Stage name -> protocols and what they are run on: scenes with masks, one-object pictures on unrelated backgrounds.
 EVALUATIONS = {"grounding": ("grounding", "scenes:{scenes}:val"), "features": ("knn,linear", "{scenes}/objects")}
+# The protocol's 200 neighbours are for sets of a thousand pictures per class; here there are fifty.
+EVAL_OPTIONS = ("KNN.K", "20")
 RECIPE = "configs/detection/quick/scenes_narrow_FPN.yaml"
 
 
@@ -169,7 +171,7 @@ class _Seed:
         weights = [f"{RANDOM}=random:{runs['CAST']}/config.yaml", *(f"{label}={run}" for label, run in runs.items())]
         folder = eval_folder(self.out, self.seed, kind)
         command = ("tools/evaluate.py", "--protocol", protocols, "--weights", *weights)
-        command += ("--data", where.format(scenes=self.scenes), "--out", str(folder))
+        command += ("--data", where.format(scenes=self.scenes), "--out", str(folder), "--set", *EVAL_OPTIONS)
         needs = tuple(self._name(f"pretrain_{name}") for name in METHODS.values())
         return Stage(self._name(folder.name), f"evaluate {protocols}", "evaluate", command, folder, needs)
 

@@ -29,7 +29,7 @@ def test_scene_shapes_boxes_and_masks_agree():
     for index in range(12):
         scene = draw_scene(SMALL, "train", index)
         assert scene.image.shape == (40, 48, 3) and scene.image.dtype == np.uint8
-        assert 1 <= len(scene.masks) == len(scene.labels) == len(scene.boxes) <= 4
+        assert 1 <= len(scene.masks) == len(scene.labels) == len(scene.boxes) <= 3
         assert scene.masks.sum(axis=0).max() == 1  # visible pixels belong to one object
         for mask, box in zip(scene.masks, scene.boxes, strict=True):
             ys, xs = np.nonzero(mask)

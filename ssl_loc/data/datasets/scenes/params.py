@@ -32,12 +32,12 @@ class SceneParams:
     width: int = 128
     height: int = 128
     objects_min: int = 1
-    objects_max: int = 4
-    object_size: tuple[float, float] = (0.28, 0.55)
+    objects_max: int = 3
+    object_size: tuple[float, float] = (0.3, 0.55)
     families: int = 4
     kinds: int = 3
     correlation: float = 0.8
-    same_class: float = 0.0
+    same_class: float = 0.75
     clutter: float = 0.5
     seed: int = 0
 
