@@ -17,7 +17,7 @@ DETECTORS = (RANDOM, "MoCo", "CAST")
 # Stage name -> protocols and what they are run on: scenes with masks, one-object pictures on unrelated backgrounds.
 EVALUATIONS = {"grounding": ("grounding", "scenes:{scenes}:val"), "features": ("knn,linear", "{scenes}/objects")}
 # The protocol's 200 neighbours are for sets of a thousand pictures per class; here there are fifty.
-EVAL_OPTIONS = ("KNN.K", "20")
+EVAL_OPTIONS = ("KNN.K", "10")
 RECIPE = "configs/detection/quick/scenes_narrow_FPN.yaml"
 
 
