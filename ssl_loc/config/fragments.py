@@ -16,9 +16,12 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from ssl_loc.config.node import CfgNode
 from ssl_loc.utils.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ssl_loc.config.node import CfgNode
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def attach(cfg: CfgNode) -> None:
         *parents, last = fragment.path.split(".")
         for name in parents:
             if name not in node:
-                node[name] = CfgNode()
+                node[name] = type(cfg)()
             node = node[name]
         if last not in node:
             node[last] = fragment.make()

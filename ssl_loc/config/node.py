@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode as _YacsNode
 
+from ssl_loc.config.fragments import attach, owner_of
 from ssl_loc.utils.errors import ConfigError, did_you_mean
 
 BASE_KEY = "_BASE_"
@@ -47,7 +48,7 @@ class CfgNode(_YacsNode):
             )
         _attach(self)
         for key, text in zip(cfg_list[0::2], cfg_list[1::2], strict=True):
-            value: Any = parse_literal(text) if isinstance(text, str) else text
+            value = parse_literal(text)
             parts = str(key).split(".")
             for part in reversed(parts):
                 value = {part: value}
@@ -67,7 +68,7 @@ class CfgNode(_YacsNode):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dict of plain values (tuples become lists)."""
-        return _plain(self)
+        return plain_values(self)
 
     def dump_yaml(self) -> str:
         """The config as yaml text that :meth:`merge_from_file` reads back."""
@@ -82,8 +83,6 @@ class CfgNode(_YacsNode):
 
 
 def _attach(cfg: CfgNode) -> None:
-    from ssl_loc.config.fragments import attach  # fragments needs CfgNode, so the import is late
-
     if not cfg.is_frozen():
         attach(cfg)
 
@@ -164,8 +163,6 @@ def merge(values: dict[str, Any], node: CfgNode, above: list[str], source: str) 
 
 def unknown_key(full: str, key: str, node: CfgNode, above: list[str], source: str) -> str:
     """Message for a key that nobody owns."""
-    from ssl_loc.config.fragments import owner_of
-
     prefix = ".".join(above)
     near = did_you_mean(key, node.keys())
     owner = owner_of(prefix) if prefix else "ssl_loc/config/defaults.py"
@@ -197,17 +194,20 @@ def coerce(old: Any, new: Any, full: str, source: str) -> Any:
     )
 
 
-def parse_literal(text: str) -> Any:
-    """A Python literal if ``text`` is one, else the text itself."""
+def parse_literal(text: Any) -> Any:
+    """A Python literal if ``text`` is text that reads as one, else ``text`` itself."""
+    if not isinstance(text, str):
+        return text
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return {"true": True, "false": False}.get(text.lower(), text)
 
 
-def _plain(value: Any) -> Any:
+def plain_values(value: Any) -> Any:
+    """Nested mappings and sequences as plain dicts and lists, ready for yaml and checkpoints."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain_values(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain_values(item) for item in value]
     return value

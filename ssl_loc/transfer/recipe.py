@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import copy
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode as _YacsNode
 
-from ssl_loc.config.node import coerce, load_chain
+from ssl_loc.config.node import coerce, load_chain, parse_literal, plain_values
 from ssl_loc.transfer.schema import DETECTRON2_DEFAULTS, OPEN_KEYS, OWN_DEFAULTS, OWN_NODE
 from ssl_loc.utils.errors import ConfigError, did_you_mean
 
@@ -37,7 +36,7 @@ class Recipe(_YacsNode):
             node = nested
             for name in parents:
                 node = node.setdefault(name, {})
-            node[last] = _plain(value)
+            node[last] = plain_values(value)
         return nested
 
     def dump_yaml(self) -> str:
@@ -73,7 +72,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
             "expected KEY VALUE pairs, for example SOLVER.BASE_LR 0.01"
         )
     for key, text in zip(overrides[0::2], overrides[1::2], strict=True):
-        _set(values, key, _literal(text), "the command line")
+        _set(values, key, parse_literal(text), "the command line")
     recipe = _build(values)
     _check_values(recipe)
     recipe.freeze()
@@ -97,7 +96,7 @@ def detectron2_values(recipe: Recipe) -> dict[str, Any]:
 
 def non_default_keys(recipe: Recipe) -> dict[str, Any]:
     """Full keys whose value differs from the default (lists and tuples compare by content)."""
-    return {k: v for k, v in recipe.flat().items() if _plain(v) != _plain(ALL_DEFAULTS[k])}
+    return {k: v for k, v in recipe.flat().items() if plain_values(v) != plain_values(ALL_DEFAULTS[k])}
 
 
 def require_honoured(recipe: Recipe, honoured: Collection[str], engine: str) -> None:
@@ -204,7 +203,7 @@ def _set(values: dict[str, Any], key: str, value: Any, source: str) -> None:
         raise ConfigError(_unknown(key, source))
     default = ALL_DEFAULTS[key]
     if isinstance(value, str) and not isinstance(default, str):
-        value = _literal(value)  # detectron2's own files write tuples as "(480, 512)" and numbers as 1e-4
+        value = parse_literal(value)  # detectron2's own files write tuples as "(480, 512)" and numbers as 1e-4
     if key in ("DATASETS.TRAIN", "DATASETS.TEST") and isinstance(value, str):
         value = (value,)
     values[key] = coerce(default, value, key, source)
@@ -222,20 +221,3 @@ def _unknown(key: str, source: str) -> str:
         f"unknown recipe key {key} in {source}{near or rest} (recipes use detectron2's key names; our own keys are "
         f"in the node {OWN_NODE})"
     )
-
-
-def _literal(text: Any) -> Any:
-    if not isinstance(text, str):
-        return text
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return {"true": True, "false": False}.get(text.lower(), text)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode, get_cfg
 
+from ssl_loc.config.node import plain_values
 from ssl_loc.transfer.recipe import Recipe, detectron2_values
 from ssl_loc.transfer.schema import DETECTRON2_DEFAULTS
 from ssl_loc.utils.errors import ConfigError
@@ -42,7 +43,7 @@ def to_detectron2(recipe: Recipe) -> CfgNode:
     """
     cfg = get_cfg()
     for key, value in detectron2_values(recipe).items():
-        changed = _plain(value) != _plain(DETECTRON2_DEFAULTS[key])
+        changed = plain_values(value) != plain_values(DETECTRON2_DEFAULTS[key])
         if changed and key.startswith(_REFUSED):
             raise ConfigError(
                 f"the detectron2 engine of this project does not run {key} {value!r}; leave its default "
@@ -101,7 +102,3 @@ def _get(cfg: CfgNode, key: str) -> Any:
     for name in key.split("."):
         cfg = cfg[name]
     return cfg
-
-
-def _plain(value: Any) -> Any:
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
