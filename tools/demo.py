@@ -8,6 +8,7 @@ import argparse
 import logging
 import os
 import resource
+import shlex
 import time
 from pathlib import Path
 
@@ -78,7 +79,7 @@ def main() -> None:
     plans = {seed: build_plan(out, seed, args.size, workers=jobs, bf16=bf16) for seed in seeds}
     stages: list[Stage] = [stage for plan in plans.values() for stage in plan]
     if args.list:
-        print("\n".join(f"# {s.title}\npython {' '.join(s.command)}" for s in stages))
+        print("\n".join(f"# {s.title}\npython {shlex.join(s.command)}" for s in stages))
         return
     precision = "bf16 mixed precision" if bf16 else "fp32"
     print(f"demo in {out}: {len(stages)} stages, {jobs} side by side, pretraining in {precision}", flush=True)
