@@ -9,6 +9,8 @@ import logging
 import os
 import resource
 import shlex
+import signal
+import sys
 import time
 from pathlib import Path
 
@@ -17,6 +19,7 @@ import torch
 from ssl_loc.demo.plan import SIZES, Stage, build_plan, seed_folder
 from ssl_loc.demo.run import Runner
 from ssl_loc.demo.table import collect, render
+from ssl_loc.engine.signals import STATUS_BASE
 from ssl_loc.utils.cli import run_tool
 from ssl_loc.utils.errors import ConfigError
 from ssl_loc.utils.file_io import write_text
@@ -71,7 +74,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def main() -> None:
+def main() -> int:
     args = parse_args()
     logging.basicConfig(level=logging.WARNING)
     out, seeds, bf16 = Path(args.out).resolve(), parse_seeds(args.seeds), wants_bf16(args.precision)
@@ -80,11 +83,17 @@ def main() -> None:
     stages: list[Stage] = [stage for plan in plans.values() for stage in plan]
     if args.list:
         print("\n".join(f"# {s.title}\npython {shlex.join(s.command)}" for s in stages))
-        return
+        return 0
     precision = "bf16 mixed precision" if bf16 else "fp32"
     print(f"demo in {out}: {len(stages)} stages, {jobs} side by side, pretraining in {precision}", flush=True)
     runner, start = Runner(out, slots=jobs, threads=max(1, cores() // jobs)), time.perf_counter()
-    runner.run(stages)
+    # So that SIGTERM, too, stops the stages before it stops the demo.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(STATUS_BASE + number))
+    try:
+        runner.run(stages)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return STATUS_BASE + signal.SIGINT
     text = render(collect(out, seeds), runner.seconds, stages)
     text += f"\nwall time of this command: {(time.perf_counter() - start) / 60:.1f} min"
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -94,6 +103,7 @@ def main() -> None:
     print(f"\n{text}")
     for seed in seeds:
         print(f"report: {seed_folder(out, seed) / 'report' / 'report.html'}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -124,7 +125,14 @@ class Runner:
         env = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
         with open(self.log_file(stage), "ab") as log:  # the child keeps its own copy of the handle
             return subprocess.Popen(
-                command_of(stage), stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env, cwd=ROOT
+                command_of(stage),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env=env,
+                cwd=ROOT,
+                # A terminal's Ctrl-C then reaches the demo alone, which stops its stages once, in order.
+                start_new_session=True,
             )
 
     def _advance(self, job: _Running) -> bool:
@@ -189,11 +197,11 @@ def _stop(running: Sequence[_Running]) -> None:
     """SIGTERM (a pretraining then writes a checkpoint), and after a while SIGKILL, to what is still running."""
     alive = [job.process for job in running if job.process.poll() is None]
     for process in alive:
-        process.terminate()
+        os.killpg(process.pid, signal.SIGTERM)  # with the workers it may have started
     deadline = time.perf_counter() + _GRACE
     for process in alive:
         try:
             process.wait(max(0.1, deadline - time.perf_counter()))
         except subprocess.TimeoutExpired:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait()
