@@ -32,10 +32,8 @@ class CfgNode(_YacsNode):
     def merge_from_file(self, cfg_filename: str) -> None:
         """Merge a yaml file, its ``_BASE_`` files first; read its ``IMPORTS`` before its keys."""
         for path, values in load_chain(cfg_filename):
-            imports = values.get("IMPORTS", [])
-            if not isinstance(imports, list):
-                raise ConfigError(f"IMPORTS in {path} is {imports!r}; expected a list of file or module names")
-            values = {**values, "IMPORTS": [import_part(name, Path(path).parent, path) for name in imports]}
+            if "IMPORTS" in values:
+                values = {**values, "IMPORTS": import_parts(values["IMPORTS"], Path(path).parent, path)}
             _attach(self)
             merge(values, self, [], str(path))
 
@@ -46,10 +44,15 @@ class CfgNode(_YacsNode):
                 f"the command line has {len(cfg_list)} override words, an odd number ({' '.join(map(str, cfg_list))}); "
                 "expected KEY VALUE pairs, for example SOLVER.BASE_LR 0.06"
             )
+        pairs = [(str(key), parse_literal(text)) for key, text in zip(cfg_list[0::2], cfg_list[1::2], strict=True)]
+        # Parts bring their own keys, so they are read before any key; paths are relative to the current folder.
+        pairs = [
+            (key, import_parts(value, Path.cwd(), "the command line") if key == "IMPORTS" else value)
+            for key, value in pairs
+        ]
         _attach(self)
-        for key, text in zip(cfg_list[0::2], cfg_list[1::2], strict=True):
-            value = parse_literal(text)
-            parts = str(key).split(".")
+        for key, value in pairs:
+            parts = key.split(".")
             for part in reversed(parts):
                 value = {part: value}
             merge(value, self, [], "the command line")
@@ -97,6 +100,10 @@ def load_chain(path: str | Path) -> list[tuple[str, dict[str, Any]]]:
             raise ConfigError(f"{BASE_KEY} chain is more than {MAX_BASE_DEPTH} deep: {names} -> {current}; flatten it")
         values = load_yaml(current)
         base = values.pop(BASE_KEY, None)
+        if base is not None and not isinstance(base, str):
+            raise ConfigError(
+                f"{BASE_KEY} in {current} is {base!r}; expected the path of a yaml, relative to this file"
+            )
         chain.append((str(current), values))
         current = None if base is None else current.parent / base
     return chain[::-1]
@@ -110,6 +117,8 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         folder = Path(path).parent
         near = did_you_mean(Path(path).name, [p.name for p in folder.glob("*.yaml")]) if folder.is_dir() else ""
         raise ConfigError(f"no config file {path}{near or '; give the path of a yaml file'}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not UTF-8 text; expected a yaml file") from None
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -121,9 +130,16 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     return values
 
 
+def import_parts(names: Any, folder: Path, source: str) -> list[str]:
+    """Import every part of an ``IMPORTS`` list; return what finds them again."""
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"IMPORTS in {source} is {names!r}; expected a list of .py files or module names")
+    return [import_part(name, folder, source) for name in names]
+
+
 def import_part(name: str, folder: Path, source: str) -> str:
     """Import a project part (a .py path relative to ``folder``, or a module name); return what finds it again."""
-    if not str(name).endswith(".py"):
+    if not name.endswith(".py"):
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
@@ -189,8 +205,10 @@ def coerce(old: Any, new: Any, full: str, source: str) -> Any:
         return tuple(new)
     if isinstance(old, list) and isinstance(new, tuple):
         return list(new)
+    hint = " (quote the names inside the list)" if isinstance(old, list) and isinstance(new, str) else ""
     raise ConfigError(
-        f"{full} in {source} is {new!r} ({type(new).__name__}); expected {type(old).__name__}, like the default {old!r}"
+        f"{full} in {source} is {new!r} ({type(new).__name__}); expected {type(old).__name__}, "
+        f"like the default {old!r}{hint}"
     )
 
 

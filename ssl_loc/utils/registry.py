@@ -54,7 +54,7 @@ class Registry(_FvcoreRegistry):
         if name not in self._obj_map:
             known = ", ".join(sorted(self._obj_map)) or "none"
             raise ConfigError(
-                f"no {self._name} is called '{name}'{did_you_mean(name, self._obj_map)} Known: {known}. "
+                f"no {self._name} is called '{name}'{did_you_mean(name, self._obj_map) or '.'} Known: {known}. "
                 f'If it lives in a project, add its file to the yaml: IMPORTS: ["./your_file.py"]'
             )
         return self._obj_map[name]

@@ -97,6 +97,45 @@ def test_dump_reads_back(write) -> None:
     assert again == cfg
 
 
+def test_imports_on_the_command_line_are_read(write) -> None:
+    part = write(
+        "cli_part.py",
+        "from ssl_loc.config import CfgNode, register_config\n"
+        "@register_config('MODEL.CLI_PART')\n"
+        "def node():\n    n = CfgNode()\n    n.SIZE = 3\n    return n\n",
+    )
+    with isolated():
+        cfg = get_cfg()
+        cfg.merge_from_list(["IMPORTS", f"['{part}']", "MODEL.CLI_PART.SIZE", "4"])
+        assert cfg.MODEL.CLI_PART.SIZE == 4
+    with pytest.raises(ConfigError, match="there is no file"):
+        get_cfg().merge_from_list(["IMPORTS", "['./nope.py']"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("_BASE_: 5", r"_BASE_ in .* is 5; expected the path of a yaml"),
+        ("IMPORTS: [5]", r"IMPORTS in .* is \[5\]; expected a list of \.py files"),
+        ("- 1", "holds a list; expected a mapping"),
+    ],
+)
+def test_odd_yaml_is_one_sentence(write, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        get_cfg().merge_from_file(write("odd.yaml", text))
+
+
+def test_yaml_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="not UTF-8 text"):
+        get_cfg().merge_from_file(str(tmp_path / "a.yaml"))
+
+
+def test_unquoted_list_gets_a_hint() -> None:
+    with pytest.raises(ConfigError, match="quote the names inside the list"):
+        get_cfg().merge_from_list(["LOSS.NAMES", "[InfoNCE]"])
+
+
 def test_odd_overrides_are_refused() -> None:
     with pytest.raises(ConfigError, match="KEY VALUE pairs"):
         base_cfg().merge_from_list(["SEED"])
