@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
@@ -21,6 +19,7 @@ from ssl_loc.data.image_check import image_sizes, usable_images
 from ssl_loc.data.mapper import MappedImage, Mapper, mapper_needs
 from ssl_loc.data.masks import build_masks
 from ssl_loc.data.samplers import PretrainSampler, epoch_of
+from ssl_loc.data.workers import WorkerSetup
 from ssl_loc.structures import Views
 from ssl_loc.utils import comm
 from ssl_loc.utils.errors import ConfigError, DataError, UserError
@@ -65,22 +64,26 @@ class PretrainLoader:
         return self.mapper.masks.info
 
     def __iter__(self) -> Iterator[Views]:
+        workers = WorkerSetup()
         batches = DataLoader(
             _ErrorsAsValues(self.mapper),
             batch_sampler=self.sampler,
             num_workers=self.num_workers,
             collate_fn=_collate,
             pin_memory=self.pin_memory,
-            worker_init_fn=_init_worker,
+            worker_init_fn=workers,
             persistent_workers=self.num_workers > 0,
             # Torch draws a seed for the workers, which nothing here uses; from a generator of its own, or a resumed run
             # would be one draw ahead of an uninterrupted one.
             generator=torch.Generator(),
         )
-        for batch in batches:
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
+        try:
+            for batch in batches:
+                if isinstance(batch, UserError):
+                    raise batch
+                yield batch
+        finally:
+            workers.end()
 
 
 class _ErrorsAsValues(TorchDataset):
@@ -101,14 +104,6 @@ def _collate(images: list[MappedImage | UserError]) -> Views | UserError:
         if isinstance(image, UserError):
             return image
     return collate([image for image in images if isinstance(image, MappedImage)])
-
-
-def _init_worker(worker: int) -> None:
-    # Workers share the cores with each other: threads inside each would only get in one another's way.
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)
-    # Ctrl-C reaches every process of the terminal; the main one decides when its workers end.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def build_pretrain_loader(

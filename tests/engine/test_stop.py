@@ -68,22 +68,28 @@ def test_handlers_are_given_back_and_a_second_interrupt_is_immediate() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_the_tool_exits_143_on_sigterm(drawn: Data, tmp_path: Path, processes: int) -> None:
+@pytest.mark.parametrize(("processes", "to"), [(1, "group"), (2, "process"), (2, "group")])
+def test_the_tool_exits_143_on_sigterm(drawn: Data, tmp_path: Path, processes: int, to: str) -> None:
+    """Sent to the tool alone, or, as by torchrun and batch systems, to it, its processes and all loader workers."""
     out, config = tmp_path / "run", tmp_path / "run.yaml"
-    cfg = tiny_cfg(drawn, out, "SOLVER.MAX_ITER", 100000, "ENGINE.LOG_PERIOD", 1)
+    workers = ("DATA.NUM_WORKERS", 2 if to == "group" else 0)
+    cfg = tiny_cfg(drawn, out, "SOLVER.MAX_ITER", 100000, "ENGINE.LOG_PERIOD", 1, *workers)
     config.write_text(cfg.dump_yaml())
     tool = [sys.executable, str(ROOT / "tools" / "train_net.py"), "--config-file", str(config)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with open(tmp_path / "stderr", "wb") as stderr:
-        run = subprocess.Popen([*tool, "--num-gpus", str(processes)], env=environment, stderr=stderr)
+        command = [*tool, "--num-gpus", str(processes)]
+        run = subprocess.Popen(command, env=environment, stderr=stderr, start_new_session=True)
         deadline = time.monotonic() + 300
         while not (out / "metrics.jsonl").exists() or len(read_metrics(out)) < 2:
             assert run.poll() is None and time.monotonic() < deadline, (tmp_path / "stderr").read_text()
             time.sleep(0.1)
-        run.send_signal(signal.SIGTERM)
-        assert run.wait(timeout=120) == 128 + signal.SIGTERM
+        if to == "group":
+            os.killpg(run.pid, signal.SIGTERM)
+        else:
+            run.send_signal(signal.SIGTERM)
+        assert run.wait(timeout=120) == 128 + signal.SIGTERM, (tmp_path / "stderr").read_text()
     text = (tmp_path / "stderr").read_text()
     assert "SIGTERM: finishing the step and writing a checkpoint" in text
-    assert "Traceback" not in text
+    assert "Traceback" not in text and "killed by signal" not in text
     assert last_state(out)["iteration"] == read_metrics(out)[-1]["iteration"] >= 2
