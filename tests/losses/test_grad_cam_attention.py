@@ -327,3 +327,22 @@ def test_compiled_trunk_gives_the_same_loss_and_gradient() -> None:
         value.backward()
         results.append((value.detach(), method.query_trunk.conv1.weight.grad))
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+@pytest.mark.parametrize("reduction", ["per_sample", "batch_flat"])
+def test_zero_queries_leave_loss_and_gradients_finite(head: str, reduction: str) -> None:
+    """q = 0 where the head's output is 0: F.normalize's second derivative is NaN there."""
+    method = _method(head)
+    last = [m for m in method.query_head.modules() if isinstance(m, torch.nn.Linear)][-1]
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.zero_()
+    views = random_views(4, 64)
+    output = method(views)
+    assert (output.pairs[0].q == 0).all()
+    loss, log = GradCAMAttention(reduction=reduction)(views, output, method)
+    loss.backward()
+    assert torch.isfinite(loss) and all(torch.isfinite(torch.as_tensor(v)) for v in log.values())
+    gradients = [p.grad for p in method.pretrain_parameters() if p.grad is not None]
+    assert gradients and all(torch.isfinite(g).all() for g in gradients)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import logging
+import re
 
 import pytest
 import torch
 import torch.nn.functional as F
 from helpers.batches import random_views
 
+from ssl_loc import modeling
 from ssl_loc.components import get_cfg
 from ssl_loc.layers import make_norm
 from ssl_loc.losses.build import LossSum
@@ -205,3 +207,26 @@ def test_config_reaches_the_method() -> None:
     assert isinstance(method, MoCo) and method.queue.features.shape == (128, 48)
     assert [type(m).__name__ for m in method.head()] == ["Linear", "ReLU", "Linear"]
     assert method.memory_format == torch.channels_last
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("MEAN", [1.0, 2.0], "three numbers "),
+        ("MEAN", ["a", "b", "c"], "three numbers "),
+        ("MEAN", [1.0, 2.0, float("nan")], "three numbers "),
+        ("STD", [58.0, 57.0], "three numbers above 0 "),
+        ("STD", ["58", "57", "57"], "three numbers above 0 "),
+        ("STD", [58.0, 0.0, 57.0], "three numbers above 0 "),
+    ],
+)
+def test_wrong_pixel_statistics_name_their_key(key: str, value: list, expected: str) -> None:
+    cfg = get_cfg()
+    cfg.MODEL.RESNET.DEPTH, cfg.MODEL.MOCO.K = 18, 8
+    cfg.MODEL[f"PIXEL_{key}"] = value
+    with pytest.raises(ConfigError, match=rf"^MODEL.PIXEL_{key} is {re.escape(str(value))}; expected {expected}\("):
+        build_method(cfg)
+
+
+def test_projects_find_moco_where_the_methods_are() -> None:
+    assert modeling.MoCo is MoCo and modeling.METHOD_REGISTRY.get("MoCo") is MoCo

@@ -1,7 +1,7 @@
 """Self-supervised methods, one file each."""
 
-from ssl_loc.modeling.method import moco  # registers
 from ssl_loc.modeling.method.build import METHOD_REGISTRY, build_method
 from ssl_loc.modeling.method.method import Method
+from ssl_loc.modeling.method.moco import MoCo  # registers
 
-__all__ = ["METHOD_REGISTRY", "Method", "build_method", "moco"]
+__all__ = ["METHOD_REGISTRY", "Method", "MoCo", "build_method"]

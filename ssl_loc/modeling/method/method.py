@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_loc.layers.normalize_pixels import normalize_pixels
+from ssl_loc.layers.unit_rows import unit_rows
 from ssl_loc.modeling.backbone import Backbone
 from ssl_loc.structures import MethodOutput, Views
+from ssl_loc.utils.errors import ConfigError
 from ssl_loc.utils.precision import full_precision
 
 # ImageNet, RGB, 0..255 (torchvision).
@@ -35,8 +37,8 @@ class Method(nn.Module):
     def __init__(self, pixel_mean: Sequence[float] = PIXEL_MEAN, pixel_std: Sequence[float] = PIXEL_STD) -> None:
         super().__init__()
         # Not in the state dict: they are settings, and travel in the meta of checkpoints.
-        self.register_buffer("pixel_mean", torch.tensor(list(pixel_mean)).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(list(pixel_std)).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("pixel_mean", _pixel_constant("MEAN", pixel_mean), persistent=False)
+        self.register_buffer("pixel_std", _pixel_constant("STD", pixel_std), persistent=False)
         self.memory_format = torch.contiguous_format
 
     def forward(self, views: Views) -> MethodOutput:
@@ -101,4 +103,15 @@ class Method(nn.Module):
 def unit(head: nn.Module, pooled: Tensor) -> Tensor:
     """L2-normalised output of ``head`` in float32; autocast is off because Grad-CAM differentiates through here."""
     with torch.autocast(pooled.device.type, enabled=False):
-        return F.normalize(head(full_precision(pooled)), dim=1)
+        return unit_rows(head(full_precision(pooled)))
+
+
+def _pixel_constant(name: str, values: Sequence[float]) -> Tensor:
+    """MODEL.PIXEL_<name> as (1, 3, 1, 1); nothing is divided by a deviation of 0."""
+    numbers = [v for v in values if isinstance(v, (int, float)) and math.isfinite(v) and (v > 0 or name == "MEAN")]
+    if len(values) != 3 or len(numbers) != 3:
+        kind = "numbers above 0" if name == "STD" else "numbers"
+        raise ConfigError(
+            f"MODEL.PIXEL_{name} is {list(values)}; expected three {kind} (red, green, blue, in units of 0..255)"
+        )
+    return torch.tensor([float(v) for v in numbers]).view(1, 3, 1, 1)
