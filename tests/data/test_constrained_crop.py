@@ -131,19 +131,83 @@ def test_first_good_proposal_is_taken() -> None:
 
 
 def test_threshold_is_lowered_for_large_masks() -> None:
-    crop = SaliencyConstrainedCrop(phi=0.5, size=8)
-    full = SummedArea(np.full((10, 10), 255, np.uint8), (10, 10))
-    half = SummedArea(box_mask(10, 10, (0, 0, 10, 5)).numpy(), (10, 10))
-    assert crop.threshold(full) == pytest.approx(0.2) and crop.threshold(half) == pytest.approx(0.4)
-    assert SaliencyConstrainedCrop(phi=0.2).threshold(full) == pytest.approx(0.2)
+    crop = SaliencyConstrainedCrop(phi=0.5, size=8, ratio=(1.0, 1.0))
+    full = SummedArea(np.full((100, 100), 255, np.uint8), (100, 100))
+    half = SummedArea(box_mask(100, 100, (0, 0, 100, 50)).numpy(), (100, 100))
+    # The smallest crop, .2 of the image, is a square of sqrt(2000) px; rounding takes up to half a pixel per side.
+    smallest = (2000**0.5 - 0.5) ** 2 / 10000
+    assert crop.threshold(full) == pytest.approx(smallest) and crop.threshold(half) == pytest.approx(2 * smallest)
+    small_mask = SummedArea(centred_mask(100, 100, 0.3).numpy(), (100, 100))
+    assert crop.threshold(small_mask) == 0.5 and SaliencyConstrainedCrop(phi=0.2).threshold(half) == 0.2
+
+
+@pytest.mark.parametrize("reduce", [1, 4])
+@pytest.mark.parametrize("size", [(48, 64), (96, 96), (427, 640), (100, 130)])
+def test_every_crop_passes_on_a_full_mask(size: tuple[int, int], reduce: int) -> None:
+    """phi .2 and crops of .2 of the image: rounded to whole pixels (or cells) some are smaller than .2."""
+    cells = tuple(-(-side // reduce) for side in size)
+    area = SummedArea(np.full(cells, 255, np.uint8), size)
+    boxes, fits = draw_proposals(np.random.default_rng(0), 20000, *size, CropRange())
+    coverage = area.coverage(boxes[fits])
+    crop = SaliencyConstrainedCrop(phi=0.2)
+    assert (coverage < 0.2).any(), "the plain minimum of the paper fails some of them"
+    assert (coverage >= crop.threshold(area)).all()
+    assert crop.choose(np.random.default_rng(3), *size, area)[1]
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.6, 0.9, 1.0])
+@pytest.mark.parametrize("phi", [0.0, 0.2, 0.5, 0.8])
+def test_rounding_changes_no_other_decision(phi: float, share: float) -> None:
+    """Against min(phi, .2 / salient share): equal where phi is the smaller; else within one pixel row and column."""
+    area = SummedArea(centred_mask(120, 160, share).numpy(), (120, 160))
+    plain, threshold = min(phi, 0.2 / area.area_frac), SaliencyConstrainedCrop(phi=phi).threshold(area)
+    boxes, fits = draw_proposals(np.random.default_rng(0), 20000, 120, 160, CropRange())
+    coverage = area.coverage(boxes[fits])
+    changed = coverage[(coverage >= threshold) != (coverage >= plain)]
+    if phi < 0.19 / area.area_frac:
+        assert threshold == plain == phi
+    # A crop of .2 * 120 * 160 = 3840 px has sides of 54 to 72 px: half a pixel on each is at most 1.7 % of its area.
+    assert plain * 0.983 <= threshold <= plain and len(changed) < 0.02 * len(coverage)
+    assert (changed >= plain * 0.983).all() and (changed < plain).all()
+
+
+@pytest.mark.parametrize("attempts", [1, 3, 7, 12])
+def test_only_as_many_proposals_as_asked_for_are_tested(attempts: int) -> None:
+    """A mask in the corner that few proposals cover: the best of the first ``attempts`` is taken, and no later one."""
+    mask = box_mask(96, 128, (0, 0, 12, 12))
+    sample = make_sample(mask=mask)
+    limits, late = CropRange(), 0
+    for index in range(60):
+        boxes, fits = draw_proposals(Streams(0, 0, index)("crop"), max(attempts, 10), 96, 128, limits)
+        share = [counted(mask.numpy(), b) / mask.numpy().sum() if f else -1.0 for b, f in zip(boxes, fits, strict=True)]
+        good = [k for k, s in enumerate(share) if s >= 0.6]
+        late += bool(good and good[0] >= attempts)
+        if fits[:attempts].any():
+            tested = share[:attempts]
+            want = good[0] if good and good[0] < attempts else int(np.argmax(tested))
+        else:  # what RandomResizedCrop takes
+            want = int(fits.argmax())
+        geometry = crop_of(SaliencyConstrainedCrop(phi=0.6, attempts=attempts, size=8), sample, index).geometry
+        assert geometry.box == tuple(float(v) for v in boxes[want])
+        assert geometry.constraint_met == (share[want] >= 0.6)
+    assert late > 2 or attempts == 12
+
+
+@pytest.mark.parametrize("attempts", [1, 2, 6, 50])
+def test_phi_0_is_random_resized_crop_with_any_number_of_attempts(attempts: int) -> None:
+    plain = RandomResizedCrop(size=8, scale=(0.7, 1.0))
+    constrained = SaliencyConstrainedCrop(phi=0.0, attempts=attempts, size=8, scale=(0.7, 1.0))
+    sample = make_sample(40, 90, box_mask(40, 90, (3, 3, 12, 12)))
+    for index in range(200):
+        assert crop_of(plain, sample, index).geometry == crop_of(constrained, sample, index).geometry
 
 
 def test_full_mask_passes_with_the_first_crop() -> None:
     sample = make_sample(mask=torch.full((96, 128), 255, dtype=torch.uint8))
-    for index in range(20):
+    for index in range(200):
         view = crop_of(SaliencyConstrainedCrop(phi=0.9, size=16), sample, index)
-        # Coverage is the crop's area; rounding to whole pixels may take a crop of exactly .2 below it.
         assert view.geometry.constraint_met and view.mask is not None and (view.mask == 255).all()
+        assert view.geometry == crop_of(RandomResizedCrop(size=16), sample, index).geometry
 
 
 def test_panorama_that_no_crop_can_cover_takes_the_best_and_says_so() -> None:

@@ -19,6 +19,7 @@ from ssl_loc.data.augmenters.crops import (
     crop_view,
     draw_rest,
     draw_single,
+    smallest_crop_share,
 )
 from ssl_loc.data.augmenters.gauss_sampler import draw_gauss_proposals, enlarged_box
 from ssl_loc.data.augmenters.resize import Box
@@ -35,7 +36,8 @@ SECOND_CONSTRAINTS = ("ref", "all")
 def constrained_crop_config() -> CfgNode:
     node = CfgNode()
     # Share phi of the salient area that a crop must cover, in [0, 1) (CAST paper: .2). The threshold in force is
-    # min(phi, smallest crop area / salient area), as in the official code. 0 = RandomResizedCrop, bit for bit.
+    # min(phi, smallest crop area / salient area), as in the official code, with the area of the smallest crop after
+    # its sides are rounded to whole pixels. 0 = RandomResizedCrop, bit for bit.
     node.PHI = 0.2
     # Where proposals lie: "uniform" like RandomResizedCrop, or "gauss" around the mask's centroid with the official
     # code's fallback (it stays drawn to the mask at PHI 0).
@@ -43,7 +45,8 @@ def constrained_crop_config() -> CfgNode:
     # What the views after the first must cover: "ref" = phi of the mask, "all" = also phi of that part of the mask
     # which lies in each earlier view's crop.
     node.SECOND_CONSTRAINT = "ref"
-    # Proposals that are tested before the fallback (official code: 10).
+    # Proposals that are tested before the fallback (official code: 10). Of fewer than 10, where none fits into the
+    # image, the one that RandomResizedCrop takes is tested instead (uniform sampler).
     node.ATTEMPTS = 50
     return node
 
@@ -106,34 +109,40 @@ class SaliencyConstrainedCrop(RandomResizedCrop):
         }
 
     def threshold(self, area: SummedArea) -> float:
-        """phi_eff = min(phi, smallest crop area / salient area): what the smallest crop can still reach."""
-        return min(self.phi, self.limits.scale[0] / area.area_frac) if area.area_frac > 0 else 0.0
+        """phi_eff = min(phi, smallest crop area / salient area): what the smallest crop can still reach.
+
+        The smallest crop is that of whole pixels (or map cells): every crop passes on a map that is salient everywhere.
+        """
+        if area.empty:
+            return 0.0
+        return min(self.phi, smallest_crop_share(area.source, area.shape, self.limits) / area.area_frac)
 
     def choose(
         self, rng: np.random.Generator, height: int, width: int, area: SummedArea, others: Sequence[Box] = ()
     ) -> tuple[Box, bool]:
         """Draw a box that covers the mask (and its part in each of ``others``) -> box, constraint met."""
+        threshold = self.threshold(area)
         if self.sampler == "gauss":
             boxes, fits = draw_gauss_proposals(rng, self.attempts, height, width, self.limits, area.centroid())
         else:
             singles: list[Box | None] = []
             for _ in range(0 if others else min(SINGLES, self.attempts)):
                 box = draw_single(rng, height, width, self.limits)
-                if box is not None and area.coverage_of(box) >= self.threshold(area):
+                if box is not None and area.coverage_of(box) >= threshold:
                     return box, True
                 singles.append(box)
             boxes, fits = self._uniform_proposals(rng, height, width, singles)
         boxes = boxes[fits]
         if len(boxes):
             coverage = self._coverage(area, boxes, others)
-            met = coverage >= self.threshold(area)
+            met = coverage >= threshold
             best = int(met.argmax())
             if met[best]:
                 return _box(boxes[best]), True
             if self.sampler == "uniform":
                 return _box(boxes[int(coverage.argmax())]), False
         box = enlarged_box(rng, area.bounding_box(), height, width, self.limits.ratio)
-        return box, bool(self._coverage(area, np.array([box]), others)[0] >= self.threshold(area))
+        return box, bool(self._coverage(area, np.array([box]), others)[0] >= threshold)
 
     def _uniform_proposals(
         self, rng: np.random.Generator, height: int, width: int, singles: list[Box | None]
@@ -143,8 +152,11 @@ class SaliencyConstrainedCrop(RandomResizedCrop):
         if not fits[:SIZE_ATTEMPTS].any():
             # RandomResizedCrop would take the centre here; nothing before it fits, so it is the first proposal.
             centre = np.array([centre_box(height, width, self.limits.ratio)])
-            boxes, fits = np.concatenate([centre, boxes]), np.concatenate([[True], fits])
-        return boxes, fits
+            return np.concatenate([centre, boxes]), np.concatenate([[True], fits])
+        # Of fewer attempts than that, only those are tested; where none of them fits, the one that RandomResizedCrop
+        # takes is the only proposal.
+        tested = max(self.attempts, int(fits.argmax()) + 1)
+        return boxes[:tested], fits[:tested]
 
     @staticmethod
     def _coverage(area: SummedArea, boxes: np.ndarray, others: Sequence[Box]) -> np.ndarray:

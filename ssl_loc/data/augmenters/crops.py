@@ -77,6 +77,28 @@ def draw_sizes(u: np.ndarray, height: int, width: int, limits: CropRange) -> tup
     return w, h
 
 
+def smallest_crop_share(image: tuple[int, int], cells: tuple[int, int], limits: CropRange) -> float:
+    """Lower bound of the share of a map that a crop holds once its sides are whole numbers.
+
+    Args:
+        image: (height, width) in px. Rounding takes up to half a pixel from each side of a crop.
+        cells: (height, width) of the map. Where it is smaller than the image, rounding both edges of a crop to cells
+            takes up to one cell more.
+        limits: of the crops.
+    """
+    area = image[0] * image[1] * limits.scale[0]
+    shares = []
+    for ratio in limits.ratio:  # the thinnest crops lose most, flat or upright
+        share = 1.0
+        sides = math.sqrt(area / ratio), math.sqrt(area * ratio)
+        for side, pixels, count in zip(sides, image, cells, strict=True):
+            rounding = 0.5 / pixels if count == pixels else 0.5 / pixels + 1 / count
+            share *= max(side / pixels - rounding, 0.0)
+        shares.append(share)
+    # Sums and products of floats may differ from the coverage, a quotient of integers, in the last digits.
+    return min(shares) * (1 - 1e-9)
+
+
 def draw_proposals(
     rng: np.random.Generator, count: int, height: int, width: int, limits: CropRange
 ) -> tuple[np.ndarray, np.ndarray]:
