@@ -13,7 +13,7 @@ from ssl_loc.components import setup_cfg
 from ssl_loc.demo import run as demo_run
 from ssl_loc.demo.plan import METHODS, RECIPE, ROOT, SIZES, Stage, build_plan, command_of
 from ssl_loc.demo.run import Runner, StageError, stage_keys
-from ssl_loc.demo.table import claims, collect, mean_std, render
+from ssl_loc.demo.table import MEANINGLESS, claims, collect, mean_std, render
 from ssl_loc.utils.errors import ConfigError
 
 
@@ -163,3 +163,17 @@ def test_table_averages_over_seeds_and_judges_the_claims(tmp_path):
     text = render(numbers, {"seed0/pretrain_cast": 100.0}, stages)
     assert "60.0 ± 14.1" in text and "NO  detector AP: CAST at least MoCo: 20.0 / 21.0" in text
     assert "pretrain 100" in text
+    text = render(numbers, {}, stages, SIZES["smoke"].meaningful)
+    assert "60.0 ± 14.1" in text and MEANINGLESS in text and "NO  " not in text and "yes " not in text
+
+
+def test_report_names_models_as_the_table_does(tmp_path):
+    words = build_plan(tmp_path, 0)[-1].command
+    named = [tuple(word.split("=", 1)) for word in words if "=" in word]
+    base = tmp_path / "seed0"
+    assert named == [(label, str(base / f"pretrain_{name}")) for label, name in METHODS.items()] + [
+        ("random", str(base / "detect_random")),
+        ("MoCo", str(base / "detect_moco")),
+        ("CAST", str(base / "detect_cast")),
+    ]
+    assert "mean nothing" in " ".join(build_plan(tmp_path, 0, "smoke")[-1].command)

@@ -94,7 +94,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return STATUS_BASE + signal.SIGINT
-    text = render(collect(out, seeds), runner.seconds, stages)
+    text = render(collect(out, seeds), runner.seconds, stages, SIZES[args.size].meaningful)
     text += f"\nwall time of this command: {(time.perf_counter() - start) / 60:.1f} min"
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     text += f", CPU time {(used.ru_utime + used.ru_stime) / 60:.1f} min"

@@ -10,6 +10,7 @@ from pathlib import Path
 from ssl_loc.utils.cli import run_tool
 from ssl_loc.utils.logger import setup_logger
 from ssl_loc.visualization import commands
+from ssl_loc.visualization.detections import MIN_SCORE
 
 EXAMPLES = """
 examples:
@@ -22,13 +23,17 @@ examples:
   # Density of the grounding IoU, from results of tools/evaluate.py
   python tools/visualize.py density --results output/eval --out output/pictures
   # Training curves
-  python tools/visualize.py curves --run output/moco output/cast --out output/pictures
+  python tools/visualize.py curves --run MoCo=output/moco CAST=output/cast --out output/pictures
   # Detections beside the ground truth, from OUTPUT_DIRs of tools/finetune_det.py
-  python tools/visualize.py detections --results output/det_random output/det_cast --out output/pictures
+  python tools/visualize.py detections --results random=output/det_random CAST=output/det_cast \\
+      --out output/pictures
   # All of it in one html file that loads nothing from anywhere
-  python tools/visualize.py report --run output/cast output/moco --results output/eval output/det_cast \\
-      --data folder:photos --masks folder:maps --out report.html
+  python tools/visualize.py report --run CAST=output/cast MoCo=output/moco \\
+      --results output/eval CAST=output/det_cast --data folder:photos --masks folder:maps --out report.html
+
+LABEL= names a model in tables and pictures; without it the name of its folder is used.
 """
+MIN_SCORE_HELP = f"draw boxes from this score on, else the best few, dashed (default {MIN_SCORE:g})"
 FORMAT = argparse.RawDescriptionHelpFormatter
 
 
@@ -66,10 +71,12 @@ def parse_args() -> argparse.Namespace:
 
     for each in (density, detections, report):
         each.add_argument(
-            "--results", nargs="+", default=[], metavar="R", help="result jsons or folders that hold them"
+            "--results", nargs="+", default=[], metavar="[LABEL=]R", help="result jsons or folders that hold them"
         )
     for each in (curves, report):
-        each.add_argument("--run", nargs="+", required=True, metavar="DIR", dest="runs", help="OUTPUT_DIRs of runs")
+        each.add_argument("--run", nargs="+", required=True, metavar="[LABEL=]DIR", dest="runs", help="OUTPUT_DIRs")
+    for each in (detections, report):
+        each.add_argument("--min-score", type=float, default=MIN_SCORE, metavar="S", help=MIN_SCORE_HELP)
     for each, needed in ((cams, True), (report, False)):
         each.add_argument("--data", required=needed, metavar="D", help="dataset, as in evaluate.py")
         each.add_argument("--masks", default="ground_truth", metavar="M", help="ground_truth or folder:DIR")

@@ -15,10 +15,11 @@ from ssl_loc.evaluation.grounding import Grounding, similarity_maps
 from ssl_loc.evaluation.maps import normalize_map, upsample_map
 from ssl_loc.evaluation.weights import Weights
 from ssl_loc.utils.errors import ConfigError
+from ssl_loc.visualization.labels import wrap_title
 from ssl_loc.visualization.pictures import heat_overlay, masked_picture, show, to_rgb
 from ssl_loc.visualization.style import figure, look, method_colors
 
-CELL = 1.5  # inches
+CELL, TITLE = 1.5, 9.5  # inches, points
 
 
 @dataclass
@@ -54,7 +55,9 @@ def cams_figure(batch: CropBatch, panels: Sequence[CamPanel]) -> Figure:
     colors = method_colors([p.label for p in panels])
     rows = len(batch.names)
     with look():
-        fig = figure(CELL * len(titles) + 0.2, (CELL + 0.02) * rows + 0.3)
+        wrapped = [wrap_title(title, CELL, TITLE) for title in titles]
+        lines = 1 + max(title.count("\n") for title in wrapped)
+        fig = figure(CELL * len(titles) + 0.2, (CELL + 0.02) * rows + 0.1 + 0.2 * lines)
         axes = fig.subplots(rows, len(titles), squeeze=False)
         for r in range(rows):
             query_mask, key_mask = batch.query_mask[r, 0], batch.key_mask[r, 0]
@@ -69,8 +72,8 @@ def cams_figure(batch: CropBatch, panels: Sequence[CamPanel]) -> Figure:
             for ax, panel in zip(axes[r, len(cells) :], panels, strict=True):
                 show(ax, heat_overlay(batch.query[r], panel.heat[r]))
                 _iou_tag(ax, panel.iou[r])
-        for ax, title in zip(axes[0], titles, strict=True):
-            ax.set_title(title, fontsize=9.5, fontweight="bold", color=colors.get(title, "#222222"), pad=4)
+        for ax, title, words in zip(axes[0], titles, wrapped, strict=True):
+            ax.set_title(words, fontsize=TITLE, fontweight="bold", color=colors.get(title, "#222222"), pad=4)
     return fig
 
 

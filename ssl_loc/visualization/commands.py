@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -13,12 +14,12 @@ from ssl_loc.config import construct
 from ssl_loc.evaluation.data import EvalData
 from ssl_loc.evaluation.grounding import Grounding
 from ssl_loc.evaluation.options import load_options
-from ssl_loc.evaluation.runner import read_results
 from ssl_loc.evaluation.weights import Weights, open_weights, unique_labels
 from ssl_loc.utils.errors import ConfigError, DataError
 from ssl_loc.visualization.cams import cams_figure, compute_cams
 from ssl_loc.visualization.curves import curves_figure, load_runs
 from ssl_loc.visualization.density import density_figure
+from ssl_loc.visualization.labels import labelled_results, name_runs
 from ssl_loc.visualization.report import build_report
 from ssl_loc.visualization.run_report import (
     cams_section,
@@ -44,7 +45,7 @@ def views(args: argparse.Namespace) -> None:
 
 def cams(args: argparse.Namespace) -> None:
     """Similarity Grad-CAM of several models side by side."""
-    weights, protocol, data = _grounding(args, args.weights)
+    weights, protocol, data = _grounding(args)
     batch, panels = compute_cams(weights, data, protocol, args.count)
     _write(cams_figure(batch, panels), args.out, "cams")
 
@@ -56,40 +57,45 @@ def density(args: argparse.Namespace) -> None:
 
 def curves(args: argparse.Namespace) -> None:
     """Training curves of several runs."""
-    _write(curves_figure(load_runs(args.runs)), args.out, "curves")
+    _write(curves_figure(load_runs(name_runs(args.runs))), args.out, "curves")
 
 
 def detections(args: argparse.Namespace) -> None:
     """Saved detections beside the ground truth."""
-    section = detections_section(_results(args), args.count)
+    section = detections_section(_results(args), args.count, args.min_score)
     if not section.figures:
         raise DataError("no predictions beside the given results; expected OUTPUT_DIRs of tools/finetune_det.py")
     for i, picture in enumerate(section.figures):
         assert isinstance(picture.image, Figure)  # detections_section draws figures
         _write(picture.image, args.out, "detections" + (f"_{i}" if i else ""))
+        logger.info("%s", picture.caption)
 
 
 def report(args: argparse.Namespace) -> None:
     """Everything about one run (or several side by side) in one html file."""
     if Path(args.out).suffix != ".html":
         raise ConfigError(f"--out is {args.out}; expected the name of an .html file")
-    folders = [Path(run) for run in args.runs]
-    runs = load_runs(args.runs)
-    results = read_results(args.results) if args.results else []
-    sections = [numbers_section(results), settings_section(folders), curves_section(runs)]
+    folders = name_runs(args.runs)
+    results = labelled_results(args.results)
+    sections = [numbers_section(results), settings_section(folders), curves_section(load_runs(folders))]
     sections.append(views_section(folders, args.count))
     if args.data:
-        weights, protocol, data = _grounding(args, args.weights or args.runs)
+        weights, protocol, data = _grounding(args)
         sections.append(cams_section(weights, data, protocol, args.count))
-    sections += [density_section(results), detections_section(results, args.count)]
-    title = args.title or f"Pretraining: {', '.join(run.label for run in runs)}"
-    subtitle = ", ".join(str(folder) for folder in folders)
+    sections += [density_section(results), detections_section(results, args.count, args.min_score)]
+    title = args.title or f"Pretraining: {', '.join(run.label for run in folders)}"
+    subtitle = ", ".join(str(folder.path) for folder in folders)
     logger.info("wrote %s", build_report(title, sections, args.out, subtitle))
 
 
-def _grounding(args: argparse.Namespace, given: list[str]) -> tuple[list[Weights], Grounding, EvalData]:
+def _grounding(args: argparse.Namespace) -> tuple[list[Weights], Grounding, EvalData]:
+    """The weights given, else those of the runs under the runs' names."""
     options = load_options(None, args.options)
-    weights = unique_labels([open_weights(word, options.DEVICE) for word in given])
+    weights = [open_weights(word, options.DEVICE) for word in args.weights]
+    if not weights:
+        for run in name_runs(args.runs):
+            weights.append(replace(open_weights(str(run.path), options.DEVICE), label=run.label))
+    weights = unique_labels(weights)
     return weights, construct(Grounding, options), EvalData(args.data, args.masks, options.LIMIT)
 
 
@@ -98,7 +104,7 @@ def _results(args: argparse.Namespace) -> list[dict]:
         raise ConfigError(
             "--results is missing; expected jsons or folders that tools/evaluate.py or finetune_det.py wrote"
         )
-    return read_results(args.results)
+    return labelled_results(args.results)
 
 
 def _write(fig: Figure, out: str, name: str) -> None:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from ssl_loc.utils.errors import DataError
 from ssl_loc.utils.events import METRICS_FILE, read_metrics
+from ssl_loc.visualization.labels import RunFolder
 from ssl_loc.visualization.style import figure, look, method_colors
 
 COLUMNS = 3
@@ -76,13 +77,9 @@ def load_run(folder: str | Path, label: str = "") -> Run:
     return Run(label or folder.resolve().name, read_metrics(folder))
 
 
-def load_runs(folders: Sequence[str | Path]) -> list[Run]:
-    """Runs by folder, each with its own name: the folder's, or more of the path where two share it."""
-    paths = [Path(folder).resolve() for folder in folders]
-    names = [path.name for path in paths]
-    return [
-        load_run(p, n if names.count(n) == 1 else f"{p.parent.name}/{n}") for p, n in zip(paths, names, strict=True)
-    ]
+def load_runs(folders: Sequence[RunFolder]) -> list[Run]:
+    """The numbers of several runs."""
+    return [load_run(folder.path, folder.label) for folder in folders]
 
 
 def curves_figure(runs: Sequence[Run]) -> Figure:

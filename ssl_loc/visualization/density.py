@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from ssl_loc.utils.errors import DataError
+from ssl_loc.visualization.labels import number_repeats
 from ssl_loc.visualization.style import figure, look, method_colors
 
 
@@ -42,11 +43,4 @@ def density_figure(results: Sequence[dict[str, Any]]) -> Figure:
 
 def unique_labels(results: Sequence[dict[str, Any]]) -> list[str]:
     """A distinct name per result: its label, numbered where it repeats."""
-    labels: list[str] = []
-    for result in results:
-        base = result.get("details", {}).get("label") or result.get("weights") or "weights"
-        name, n = base, 2
-        while name in labels:
-            name, n = f"{base} ({n})", n + 1
-        labels.append(name)
-    return labels
+    return number_repeats([r.get("details", {}).get("label") or r.get("weights") or "weights" for r in results])

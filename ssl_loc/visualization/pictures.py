@@ -10,6 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from ssl_loc.visualization.box_labels import BoxLabel, add_label
+
+# Colour of a mask's outline.
+OUTLINE = "#F0E442"
 # Share of the heat colour where the map is 1; where it is 0 a fifth of it is left, so that edges stay visible.
 HEAT_OPACITY, HEAT_FLOOR = 0.62, 0.2
 
@@ -47,29 +51,16 @@ def show(ax: Axes, picture: np.ndarray | None, title: str = "", color: str = "#2
 
 
 def draw_box(
-    ax: Axes, box: Sequence[float], color: str, label: str = "", style: str = "-", width: float = 1.8, low: bool = False
-) -> None:
-    """An XYXY box in pixels, with a small label in its upper left corner (``low``: lower right)."""
-    x1, y1, x2, y2 = (float(v) for v in box)
+    ax: Axes, box: Sequence[float], color: str, label: str = "", style: str = "-", width: float = 1.8
+) -> BoxLabel | None:
+    """An XYXY box in pixels. Its label, if any, is returned for ``place_labels``, which finds it a free place."""
     # Pixel i covers [i - .5, i + .5] in matplotlib's picture frame.
-    ax.add_patch(
-        Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, fill=False, edgecolor=color, linewidth=width, linestyle=style)
-    )
-    if label:
-        ax.text(
-            x2 if low else x1,
-            y2 if low else y1,
-            label,
-            fontsize=7,
-            color="white",
-            va="bottom" if low else "top",
-            ha="right" if low else "left",
-            clip_on=True,
-            bbox={"facecolor": color, "edgecolor": "none", "pad": 1.2, "alpha": 0.9},
-        )
+    x1, y1, x2, y2 = (float(v) - 0.5 for v in box)
+    ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=color, linewidth=width, linestyle=style))
+    return add_label(ax, (x1, y1, x2, y2), label, color) if label else None
 
 
-def mask_outline(ax: Axes, mask: np.ndarray, size: tuple[int, int], color: str = "#F0E442") -> None:
+def mask_outline(ax: Axes, mask: np.ndarray, size: tuple[int, int], color: str = OUTLINE) -> None:
     """Outline a mask (h, w; 0 = background) that covers a picture of ``size`` (H, W)."""
     binary = mask > 0
     if binary.all() or not binary.any():

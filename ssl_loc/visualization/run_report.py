@@ -18,7 +18,8 @@ from ssl_loc.utils.errors import DataError
 from ssl_loc.visualization.cams import cams_figure, compute_cams
 from ssl_loc.visualization.curves import Run, curves_figure
 from ssl_loc.visualization.density import density_figure
-from ssl_loc.visualization.detections import detections_figure
+from ssl_loc.visualization.detections import MIN_SCORE, Detections, detections_picture, load_detections
+from ssl_loc.visualization.labels import RunFolder, short_data_names
 from ssl_loc.visualization.report import Picture, Section, Table
 from ssl_loc.visualization.views import sample_views, views_caption, views_figure
 
@@ -67,19 +68,19 @@ VIEWS_HEADING = "What the network sees"
 PER_CLASS = "AP-"
 
 
-def settings_section(folders: Sequence[Path]) -> Section:
+def settings_section(runs: Sequence[RunFolder]) -> Section:
     """The main settings of each run side by side; the rows in which runs differ are marked."""
-    configs = [read_run_config(folder) for folder in folders]
-    names = [folder.resolve().name for folder in folders]
+    configs = [read_run_config(run.path) for run in runs]
+    names = [run.label for run in runs]
     rows = [[title, *(_short(read(cfg)) for cfg in configs)] for title, read in KEY_SETTINGS.items()]
     rows = [row for row in rows if any(row[1:])]
     differing = [i for i, row in enumerate(rows) if len(set(row[1:])) > 1]
     caption = "Highlighted: where the runs differ" if differing else ""
     folded = {}
-    for folder, name in zip(folders, names, strict=True):
+    for run in runs:
         for file, what in (("config.yaml", "whole config"), ("env.txt", "environment")):
-            if (folder / file).is_file():
-                folded[f"{name}: {what}"] = (folder / file).read_text(encoding="utf-8")
+            if (run.path / file).is_file():
+                folded[f"{run.label}: {what}"] = (run.path / file).read_text(encoding="utf-8")
     return Section("Settings", tables=[Table(["setting", *names], rows, caption, marked=differing)], folded=folded)
 
 
@@ -97,9 +98,10 @@ def numbers_section(results: Sequence[dict[str, Any]]) -> Section:
     """One table per protocol, version, engine and dataset; published numbers beside the measured ones."""
     tables = []
     groups = dict.fromkeys((protocol_name(r), data_name(r)) for r in results)
-    for group in groups:
-        part = [r for r in results if (protocol_name(r), data_name(r)) == group]
-        tables.append(_numbers_table(part, *group))
+    short = short_data_names([data for _, data in groups])
+    for protocol, data in groups:
+        part = [r for r in results if (protocol_name(r), data_name(r)) == (protocol, data)]
+        tables.append(_numbers_table(part, protocol, short[data]))
     text = (
         "Best value of each column in bold. Differences below the spread over seeds mean nothing: repeat with other "
         "seeds."
@@ -135,19 +137,19 @@ def curves_section(runs: Sequence[Run]) -> Section:
     return Section("Training curves", text, figures=[Picture(curves_figure(runs), "Numbers logged in training.", True)])
 
 
-def views_section(folders: Sequence[Path], count: int = 5) -> Section:
+def views_section(runs: Sequence[RunFolder], count: int = 5) -> Section:
     """Views of one run: of several the one with the strictest crops, where the constraint is seen at work.
 
     Where its data is gone (a report made elsewhere) the section says so instead.
     """
-    configs = {folder: read_run_config(folder) for folder in folders}
-    folder = max(folders, key=lambda f: (configs[f].DATA.MASKS.SOURCE != "none", crops_of(configs[f])))
+    configs = {run: read_run_config(run.path) for run in runs}
+    run = max(runs, key=lambda r: (configs[r].DATA.MASKS.SOURCE != "none", crops_of(configs[r])))
     try:
-        rows = sample_views(configs[folder], count)
+        rows = sample_views(configs[run], count)
     except DataError as error:
         logger.warning("no views in the report: %s", error)
         return Section(VIEWS_HEADING, text=f"Not drawn, because the training data is not here: {error}")
-    caption = f"{folder.resolve().name}, first epoch. {views_caption(rows)}"
+    caption = f"{run.label}, first epoch. {views_caption(rows)}"
     return Section(VIEWS_HEADING, figures=[Picture(views_figure(rows), caption, wide=True)])
 
 
@@ -170,17 +172,19 @@ def density_section(results: Sequence[dict[str, Any]]) -> Section:
     return Section("Grounding density", figures=[Picture(density_figure(results), caption)])
 
 
-def detections_section(results: Sequence[dict[str, Any]], count: int = 4) -> Section:
+def detections_section(results: Sequence[dict[str, Any]], count: int = 4, min_score: float = MIN_SCORE) -> Section:
     """Pictures of every detection result that has its predictions beside it, grouped by dataset and engine."""
-    files: dict[tuple[str, str], list[tuple[str, Path]]] = {}
+    groups: dict[tuple[str, str], list[Detections]] = {}
     for r in results:
         if r["protocol"] != "detection":
             continue
         for path in sorted((Path(r["file"]).parent / "inference").glob("*.json")):
-            files.setdefault((path.stem, r["details"].get("engine", "")), []).append((r["details"]["label"], path))
+            found = load_detections(r["details"]["label"], path)
+            groups.setdefault((found.dataset, r["details"].get("engine", "")), []).append(found)
+    short = short_data_names([spec for spec, _ in groups])
     figures = [
-        Picture(detections_figure(found, count), f"Detections on {name} ({engine}) beside the ground truth.", wide=True)
-        for (name, engine), found in files.items()
+        detections_picture(found, count, min_score, short[spec] + (f" ({engine})" if engine else ""))
+        for (spec, engine), found in groups.items()
     ]
     return Section("Detections", figures=figures)
 

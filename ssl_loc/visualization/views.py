@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from ssl_loc.config import CfgNode
 from ssl_loc.data.augmenters.build import build_device_photometric
@@ -16,12 +20,12 @@ from ssl_loc.data.build import build_mapper
 from ssl_loc.data.collate import collate
 from ssl_loc.data.mapper import MappedImage
 from ssl_loc.structures import Sample, View
-from ssl_loc.visualization.pictures import draw_box, mask_outline, show, to_rgb
-from ssl_loc.visualization.style import MET, UNMET, figure, look
+from ssl_loc.visualization.pictures import OUTLINE, draw_box, mask_outline, show, to_rgb
+from ssl_loc.visualization.style import INK, MET, UNMET, figure, look
 
 CELL = 1.6  # inches
 # Line styles tell the views apart, colours tell whether the constraint was met.
-STYLES = ("-", "--", "-.", ":")
+STYLES: tuple[Literal["-", "--", "-.", ":"], ...] = ("-", "--", "-.", ":")
 
 
 @dataclass
@@ -58,7 +62,7 @@ def _apply(rows: Sequence[ViewRow], images: Sequence[torch.Tensor]) -> None:
 def views_figure(rows: Sequence[ViewRow]) -> Figure:
     """Rows: images. Columns: source with mask outline and crop boxes, the mask, then each view and its mask."""
     has_masks = any(row.sample.saliency is not None for row in rows)
-    names = ["query", "key"] if len(rows[0].views) == 2 else [f"view {v + 1}" for v in range(len(rows[0].views))]
+    names = view_names(len(rows[0].views))
     titles = ["source and crops", *(["mask"] if has_masks else [])]
     for name in names:
         titles += [name, f"{name}'s mask"] if has_masks else [name]
@@ -66,34 +70,60 @@ def views_figure(rows: Sequence[ViewRow]) -> Figure:
         # Views are square; the source columns are as wide as the shown photos are on average.
         shape = float(np.mean([row.sample.width / row.sample.height for row in rows]))
         widths = [min(1.6, max(1.0, shape)) if i < (2 if has_masks else 1) else 1.0 for i in range(len(titles))]
-        fig = figure(CELL * sum(widths) + 0.2, (CELL + 0.05) * len(rows) + 0.3)
+        width = CELL * sum(widths) + 0.2
+        fig = figure(width, (CELL + 0.2) * len(rows) + 0.5)
         axes = fig.subplots(len(rows), len(titles), squeeze=False, width_ratios=widths)
         for cells, row in zip(axes, rows, strict=True):
-            _source(cells[0], row, names)
+            _source(cells[0], row)
             at = 1
             if has_masks:
                 show(cells[1], None if row.sample.saliency is None else row.sample.saliency.numpy())
                 at = 2
             for view in row.views:
-                show(cells[at], to_rgb(view.image))
+                remark, color = _remark(view)
+                show(cells[at], to_rgb(view.image), remark, color)
                 if has_masks:
                     show(cells[at + 1], None if view.mask is None else view.mask[0].numpy())
                 at += 2 if has_masks else 1
         for ax, title in zip(axes[0], titles, strict=True):
-            ax.set_title(title, fontsize=9.5, fontweight="bold", pad=4)
+            # Over the pictures' own titles, which say what was done to a view.
+            ax.annotate(
+                title, (0.5, 1), (0, 14), "axes fraction", "offset points", ha="center", va="bottom",
+                fontsize=9.5, fontweight="bold",
+            )  # fmt: skip
+        _legend(fig, names, has_masks, columns=max(1, int(width / 1.5)))
     return fig
 
 
-def _source(ax: Axes, row: ViewRow, names: Sequence[str]) -> None:
+def view_names(count: int) -> list[str]:
+    """Names of an image's views, in their order."""
+    return ["query", "key"] if count == 2 else [f"view {v + 1}" for v in range(count)]
+
+
+def _remark(view: View) -> tuple[str, str]:
+    """What a reader must know about a view beside its pixels, and its colour."""
+    met = view.geometry.constraint_met
+    words = [*(["flipped"] if view.geometry.flip else []), *([] if met else ["NOT met"])]
+    return ", ".join(words), MET if met else UNMET
+
+
+def _legend(fig: Figure, names: Sequence[str], has_masks: bool, columns: int) -> None:
+    handles: list[Artist] = [
+        Line2D([], [], color=INK, linestyle=STYLES[v % len(STYLES)], label=f"{n}'s crop") for v, n in enumerate(names)
+    ]
+    if has_masks:
+        handles.append(Line2D([], [], color=OUTLINE, label="outline of the mask"))
+        handles += [Patch(color=c, label=f"crop constraint {w}") for c, w in ((MET, "met"), (UNMET, "NOT met"))]
+    fig.legend(handles=handles, loc="outside lower left", ncols=columns, fontsize=8)
+
+
+def _source(ax: Axes, row: ViewRow) -> None:
     show(ax, to_rgb(row.sample.image))
     size = (row.sample.height, row.sample.width)
     if row.sample.saliency is not None:
         mask_outline(ax, row.sample.saliency.numpy(), size)
-    for v, (view, name) in enumerate(zip(row.views, names, strict=True)):
-        met = view.geometry.constraint_met
-        label = name + (", flipped" if view.geometry.flip else "") + ("" if met else ", NOT met")
-        color = MET if met else UNMET
-        draw_box(ax, view.geometry.box, color, label, STYLES[v % len(STYLES)], low=v == 1)
+    for v, view in enumerate(row.views):
+        draw_box(ax, view.geometry.box, _remark(view)[1], style=STYLES[v % len(STYLES)])
 
 
 def views_caption(rows: Sequence[ViewRow]) -> str:

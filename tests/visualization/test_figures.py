@@ -17,6 +17,7 @@ from ssl_loc.utils.errors import DataError
 from ssl_loc.visualization.cams import CamPanel, cams_figure
 from ssl_loc.visualization.curves import MAX_POINTS, Run, curves_figure, load_runs
 from ssl_loc.visualization.density import density_figure
+from ssl_loc.visualization.labels import name_runs
 from ssl_loc.visualization.pictures import heat_overlay, masked_picture
 from ssl_loc.visualization.style import MET, UNMET, method_colors
 from ssl_loc.visualization.views import ViewRow, views_caption, views_figure
@@ -36,7 +37,8 @@ def write_run(folder: Path, rows: int = 3, **constant: float) -> Path:
 
 
 def test_curves_draw_the_numbers_and_the_chance_level(tmp_path: Path) -> None:
-    runs = load_runs([write_run(tmp_path / "a" / "moco", lr=0.1), write_run(tmp_path / "b" / "moco", rows=2, lr=0.1)])
+    folders = [write_run(tmp_path / "a" / "moco", lr=0.1), write_run(tmp_path / "b" / "moco", rows=2, lr=0.1)]
+    runs = load_runs(name_runs(folders))
     assert [run.label for run in runs] == ["a/moco", "b/moco"]
     fig = curves_figure(runs)
     ax = next(ax for ax in fig.axes if ax.get_title(loc="left") == "Contrastive loss")
@@ -59,7 +61,7 @@ def test_long_curves_are_averaged() -> None:
 
 def test_curves_of_nothing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no metrics.jsonl"):
-        load_runs([tmp_path])
+        load_runs(name_runs([tmp_path]))
     with pytest.raises(DataError, match="none of the known numbers"):
         curves_figure([Run("r", [{"iteration": 1, "unheard_of": 1.0}])])
 
@@ -101,7 +103,12 @@ def test_views_draw_boxes_where_they_are_and_say_if_met() -> None:
     hexes = ["#{:02X}{:02X}{:02X}".format(*(round(255 * c) for c in p.get_edgecolor()[:3])) for p in boxes]
     assert hexes == [MET, UNMET]
     found = texts(fig)
-    assert "query" in found and "key, flipped, NOT met" in found and "key's mask" in found
+    assert "query" in found and "flipped, NOT met" in found and "key's mask" in found
+    assert not fig.axes[0].texts[1:] and not fig.axes[0].get_title()  # nothing is written on the source
+    remarks = [(ax.get_title(), ax.title.get_color()) for ax in fig.axes if ax.get_title()]
+    assert remarks == [("flipped, NOT met", UNMET)] and fig.axes[4].get_title()  # over the key
+    legend = [t.get_text() for t in fig.legends[0].get_texts()]
+    assert "key's crop" in legend and "crop constraint NOT met" in legend
     assert "1 of 2 here" in views_caption(rows)
 
 

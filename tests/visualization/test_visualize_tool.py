@@ -18,6 +18,9 @@ from ssl_loc.saliency.manifest import write_manifest
 from ssl_loc.transfer.predictions import ImagePrediction, save_predictions
 from ssl_loc.utils.errors import ConfigError, DataError
 from ssl_loc.utils.file_io import write_json
+from ssl_loc.visualization import commands
+from ssl_loc.visualization.detections import chosen, detections_picture, load_detections
+from ssl_loc.visualization.labels import labelled_results
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 PNG = b"\x89PNG"
@@ -91,12 +94,34 @@ def test_report_has_every_part(visualize, run_folder: Path, tmp_path: Path) -> N
               "--data", f"folder:{tmp_path / 'images'}", "--masks", f"folder:{tmp_path / 'masks'}", "--count", 2,
               "--out", out, "--set", "DEVICE", "cpu")  # fmt: skip
     text = out.read_text()
+    assert "grounding v1 on photos" in text
     for part in ("Numbers", "Settings", "Training curves", "What the network sees", "Where the models look", "density"):
         assert part in text
     assert "mean IoU, published" in text and "0.410" in text and "a paper" in text
     assert "1 x InfoNCE, 3 x GradCAMAttention" in text
     assert "torch 9.9.9" in text
     assert text.count("<img") == 4  # curves, views, cams, density
+
+
+def test_one_name_for_one_model(visualize, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The label of a run is its name in the settings, the curves, the caption of the views and over the Grad-CAMs."""
+    drawn: list[list[str]] = []
+    compute = commands.cams_section
+    monkeypatch.setattr(
+        commands, "cams_section", lambda w, *rest: (drawn.append([x.label for x in w]), compute(w, *rest))[1]
+    )
+    out = tmp_path / "report.html"
+    visualize("report", "--run", f"My CAST={run_folder}", "--data", f"folder:{tmp_path / 'images'}", "--masks",
+              f"folder:{tmp_path / 'masks'}", "--count", 1, "--out", out, "--set", "DEVICE", "cpu")  # fmt: skip
+    text = out.read_text()
+    for part in ("<th>My CAST</th>", "My CAST: whole config", "My CAST, first epoch", "<h1>Pretraining: My CAST</h1>"):
+        assert part.replace("<th>", ">").replace("</th>", "<") in text
+    assert drawn == [["My CAST"]]
+    (one, two) = (grounding_json(tmp_path / name, name) for name in ("one", "two"))
+    grounding_json(one, "other")
+    assert [r["details"]["label"] for r in labelled_results([f"B={two}", str(one)])] == ["B", "one", "other"]
+    with pytest.raises(ConfigError, match="one, other"):
+        labelled_results([f"B={one}"])
 
 
 def test_report_of_a_run_whose_data_is_gone(visualize, run_folder: Path, tmp_path: Path) -> None:
@@ -116,7 +141,7 @@ def test_what_cannot_be_drawn_is_said(visualize, run_folder: Path, tmp_path: Pat
         visualize("curves", "--run", tmp_path, "--out", tmp_path)
 
 
-def test_detections_beside_the_truth(visualize, tmp_path: Path) -> None:
+def test_detections_beside_the_truth(visualize, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "coco" / "val").mkdir(parents=True)
     Image.new("RGB", (60, 40)).save(tmp_path / "coco" / "val" / "1.jpg")
     annotation = {"id": 1, "image_id": 1, "category_id": 7, "bbox": [5, 6, 20, 10], "area": 200, "iscrowd": 0,
@@ -134,14 +159,28 @@ def test_detections_beside_the_truth(visualize, tmp_path: Path) -> None:
         save_predictions(tmp_path / name / "inference" / "val.json", spec, [found] if name == "det_a" else [])
         value = {"protocol": "detection", "version": "1", "metrics": {"bbox/AP": 9.0, "bbox/AP-cup": 1.0}}
         write_json(tmp_path / name / "result.json", {**value, "digest": "", "weights": "", "details": {}})
-    from ssl_loc.visualization.detections import detections_figure
-
-    files = [(name, tmp_path / name / "inference" / "val.json") for name in ("det_a", "det_b")]
-    fig = detections_figure(files)
-    found_texts = [[t.get_text() for t in ax.texts] for ax in fig.axes]
-    assert found_texts == [["cup"], ["cup 0.90"], ["nothing above 0.3"]]  # the box of score .1 is not drawn
-    visualize("detections", "--results", tmp_path / "det_a", tmp_path / "det_b", "--out", tmp_path / "out")
+    runs = [load_detections(name, tmp_path / name / "inference" / "val.json") for name in ("det_a", "det_b")]
+    picture = detections_picture(runs)
+    found_texts = [[t.get_text() for t in ax.texts] for ax in picture.image.axes]
+    assert found_texts == [["cup"], ["cup 0.90"], ["nothing found"]]  # the box of score .1 is not drawn
+    assert "In 1 of 2 pictures" in picture.caption
+    weak = detections_picture(runs[:1], min_score=0.95)
+    assert [t.get_text() for t in weak.image.axes[1].texts] == ["cup 0.90", "cup 0.10", "none reaches 0.95: best 2"]
+    assert {patch.get_linestyle() for patch in weak.image.axes[1].patches} == {"--"}
+    with caplog.at_level("INFO"):
+        visualize("detections", "--results", f"A={tmp_path / 'det_a'}", tmp_path / "det_b", "--min-score", "0.05",
+                  "--out", tmp_path / "out")  # fmt: skip
+    assert "Detections on COCO, val beside" in caplog.text and "score 0.05" in caplog.text
     assert (tmp_path / "out" / "detections.png").read_bytes()[:4] == PNG
+
+
+def test_the_best_few_where_no_score_is_sufficient() -> None:
+    scores = np.array([0.1, 0.29, 0.2, 0.05, 0.15, 0.28])
+    found, sure = chosen(ImagePrediction(1, np.zeros((6, 4)), scores, np.arange(6)), 0.3)
+    assert [c for _, c, _ in found] == [1, 5, 2, 4, 0] and not sure
+    found, sure = chosen(ImagePrediction(1, np.zeros((6, 4)), scores, np.arange(6)), 0.2)
+    assert [c for _, c, _ in found] == [1, 5, 2] and sure
+    assert chosen(None, 0.3) == ([], False)
 
 
 def test_list_components_names_everything(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
