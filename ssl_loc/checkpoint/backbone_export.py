@@ -85,10 +85,14 @@ def load_trunk(path: str | os.PathLike) -> BackboneFile:
 
 
 def _checked(content: dict[str, Any], path: str | os.PathLike) -> BackboneFile:
-    found = tensor_digest(content["model"])
-    if found != content["meta"]["digest"]:
+    if strange := [str(name) for name, value in content["model"].items() if not isinstance(value, Tensor)]:
         raise WeightsError(
-            f"the tensors in {path} have digest {found} but its meta says {content['meta']['digest']}; the file was "
+            f"{strange[0]} in {path} is no tensor; the file was changed after the export; export it again"
+        )
+    found, stated = tensor_digest(content["model"]), content["meta"].get("digest")
+    if found != stated:
+        raise WeightsError(
+            f"the tensors in {path} have digest {found} but its meta says {stated}; the file was "
             "changed after the export; export it again"
         )
     return BackboneFile(content["model"], content["meta"])

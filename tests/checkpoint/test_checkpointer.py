@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import pickle
+import random
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -75,11 +78,25 @@ def foreign_files(folder: Path) -> dict[str, Path]:
     text.write_text("not weights at all")
     cut = save(folder / "whole.pth", {"a": torch.zeros(1000)}).read_bytes()
     (folder / "cut.pth").write_bytes(cut[: len(cut) // 2])
-    (folder / "objects.pth").write_bytes(pickle.dumps({"model": Foreign()}))
+    (folder / "pickle.pth").write_bytes(pickle.dumps({"model": Foreign()}))
+    (folder / "empty.pth").touch()
+    (folder / "junk.pth").write_text("junk\n")
+    backbone = {"format": "ssl_loc.backbone", "version": 1, "model": {}}
+    d2 = {"proposal_generator.rpn_head.conv.bias": torch.zeros(1), "roi_heads.res5.norm.bias": torch.zeros(1)}
     return {
+        "pickle": folder / "pickle.pth",
+        "empty": folder / "empty.pth",
+        "junk": folder / "junk.pth",
+        "part": save(folder / "part.pth", {**backbone, "meta": 3}),
+        "no version": save(folder / "noversion.pth", {"format": "ssl_loc.backbone", "model": {}}),
+        "no tensor": save(folder / "notensor.pth", {**backbone, "model": {"conv1.weight": 1}, "meta": {}}),
+        "odd format": save(folder / "odd.pth", {"format": ["x"], "x": torch.zeros(1)}),
+        "torchvision detector": save(folder / "d.pth", {"format": "ssl_loc.detector", "engine": "torchvision"}),
+        "detectron2 detector": save(folder / "d2.pth", {"model": d2, "about": {"engine": "detectron2"}}),
+        "model zoo": save(folder / "zoo.pth", {"model": d2}),
         "text": text,
         "cut": folder / "cut.pth",
-        "objects": folder / "objects.pth",
+        "objects": save(folder / "objects.pth", {"model": Foreign()}),
         "moco": save(folder / "moco.pth", {"state_dict": {"module.encoder_q.conv1.weight": torch.zeros(1)}}),
         "torchvision": save(
             folder / "r50.pth", {"conv1.weight": torch.zeros(1), "layer4.0.conv1.weight": torch.zeros(1)}
@@ -96,7 +113,17 @@ def foreign_files(folder: Path) -> dict[str, Path]:
     [
         ("text", "is not a torch file .18 bytes"),
         ("cut", "cannot be read as a torch file.*cut short"),
-        ("objects", "holds Python objects"),
+        ("junk", r"is not a torch file .5 bytes, starting with b'junk"),
+        ("empty", "is empty .0 bytes."),
+        ("pickle", "holds Python objects .a plain pickle.*re-save its state_dict"),
+        ("objects", r"holds Python objects \(\S+\.Foreign\), not only tensors"),
+        ("part", "calls itself a backbone exported .* but has no usable meta; it is damaged"),
+        ("no version", "calls itself a backbone exported .* but has no usable version, meta"),
+        ("no tensor", "conv1.weight in .* is no tensor"),
+        ("odd format", "an unknown state dict of 1 tensors"),
+        ("torchvision detector", "a detector that was fine-tuned on the torchvision engine"),
+        ("detectron2 detector", "a detector that was fine-tuned on the detectron2 engine"),
+        ("model zoo", "a foreign file whose 'model' is a detectron2 detector"),
         (
             "moco",
             "whose 'state_dict' is a checkpoint of the official MoCo or CAST code.*expected a backbone exported by",
@@ -113,6 +140,42 @@ def test_wrong_files_are_named_in_one_sentence(tmp_path: Path, name: str, words:
     with pytest.raises(WeightsError, match=words) as error:
         load_backbone(path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_every_damaged_file_ends_in_one_sentence(tmp_path: Path) -> None:
+    """Junk, and good files cut or with changed bytes, in both forms of torch.save: read, or a WeightsError."""
+    draw = random.Random(0)
+    content = {"format": "ssl_loc.backbone", "version": 1, "model": {"a": torch.ones(3)}, "meta": {"b": [1, 2.5, "x"]}}
+    good = []
+    for zipped in (True, False):
+        stream = io.BytesIO()
+        torch.save(content, stream, _use_new_zipfile_serialization=zipped)
+        good.append(stream.getvalue())
+    # The letters of pickle's instructions reach far into the unpickler, as text does by chance.
+    instructions = b"c(}]KMXqtR.bsu012aeldioNQPghjr\x81\x85\x86\x87\x88\x89\x8a}G\x00\x01"
+    files = [bytes([first]) + b"unk\n" for first in range(256)]
+    files += [draw.randbytes(draw.randrange(200)) for _ in range(100)]
+    files += [b"\x80\x02" + bytes(draw.choices(instructions, k=draw.randint(1, 30))) for _ in range(200)]
+    for whole in good:
+        files += [whole[: draw.randrange(len(whole))] for _ in range(30)]
+        for _ in range(150):
+            changed = bytearray(whole)
+            for _ in range(draw.choice((1, 2, 5, 30))):
+                changed[draw.randrange(len(changed))] = draw.randrange(256)
+            files.append(bytes(changed))
+    path = tmp_path / "f.pth"
+    refused = set()
+    for data in files:
+        path.write_bytes(data)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            try:
+                load_backbone(path)
+            except WeightsError as error:
+                assert str(path) in str(error) and "\n" not in str(error) and len(str(error)) < 500
+                refused.add(str(error).split("torch file (")[-1].split()[0])
+    # Not only what torch documents: these came out of its unpickler.
+    assert {"RuntimeError", "UnpicklingError", "IndexError", "KeyError"} <= refused
 
 
 def test_checkpoint_for_backbone_says_how_to_export(tmp_path: Path) -> None:

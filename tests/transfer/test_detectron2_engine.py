@@ -234,6 +234,31 @@ def test_three_iterations_and_evaluation(kind, names, tmp_path):
 
 
 @needs_detectron2
+def test_a_file_that_is_no_detectron2_detector_is_named(names, tmp_path):
+    def refused(content, words, resume=False):
+        path = tmp_path / "given.pth"
+        path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+        with pytest.raises(WeightsError, match=words):
+            run(recipe, resume=True) if resume else run(recipe, detector=path)
+
+    recipe = tiny_recipe("C4", names, tmp_path)
+    trunk = random_trunk(recipe)
+    content = {"format": "ssl_loc.backbone", "version": 1, "model": trunk.state, "meta": trunk.meta}
+    refused(
+        content, "given.pth is a backbone exported by .*expected a detector of the detectron2 .*leave out --eval-only"
+    )
+    content = {"format": "ssl_loc.detector", "version": 1, "engine": "torchvision", "model": {"backbone.x": 1}}
+    words = "given.pth is a detector that was fine-tuned on the torchvision engine .*; evaluate it with --engine torchv"
+    refused(content, words)
+    # So does a run that is to be continued on the other engine.
+    (tmp_path / "last_checkpoint").write_text("given.pth")
+    refused(content, words, resume=True)
+    refused(b"junk\n", "given.pth is not a torch file", resume=True)
+    refused(b"junk\n", "given.pth is not a torch file")
+    refused({"model": trunk.state}, "a foreign file whose 'model' is a plain ResNet state dict")
+
+
+@needs_detectron2
 def test_resume_gives_the_same_bits(names, tmp_path):
     # With an evaluation in between, which takes batches for its own statistics.
     straight, broken = (

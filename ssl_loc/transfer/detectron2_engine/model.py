@@ -12,7 +12,14 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
-from ssl_loc.checkpoint.files import describe, read_torch_file, write_torch_file
+from ssl_loc.checkpoint.files import (
+    BACKBONE_FORMAT,
+    describe,
+    detector_engine,
+    format_of,
+    read_torch_file,
+    write_torch_file,
+)
 from ssl_loc.transfer.build import Trunk
 from ssl_loc.transfer.detectron2_engine.heads import Res5ROIHeadsExtraNorm  # noqa: F401  (registers the head)
 from ssl_loc.transfer.detectron2_engine.noise import quiet
@@ -63,6 +70,10 @@ class StrictCheckpointer(DetectionCheckpointer):
         """Name the file that a resumed run starts from."""
         write_text(Path(self.save_dir) / "last_checkpoint", last_filename_basename)
 
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        # fvcore's would let torch's own errors through, and open a .pkl without any check of what is in it.
+        return read_checkpoint(filename)
+
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         checkpoint.pop("matching_heuristics", None)
         found = super()._load_model(checkpoint)
@@ -99,9 +110,20 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     """A detector checkpoint as it is on disk; tensors on the CPU.
 
     Raises:
-        WeightsError: the file is no detector checkpoint of plain values and tensors.
+        WeightsError: the file is no detectron2 detector of plain values and tensors; says what it is.
     """
     content = read_torch_file(path)
-    if not isinstance(content, dict) or "model" not in content:
-        raise WeightsError(f"{path} is {describe(content)}; expected the model_final.pth of a fine-tuning")
-    return content
+    model = content.get("model") if isinstance(content, dict) else None
+    # Files of the other engine and exported trunks have a "model" too, but name their format; and every detectron2
+    # detector has tensors under "backbone.".
+    if not format_of(content) and isinstance(model, dict) and any(str(k).startswith("backbone.") for k in model):
+        return content
+    hint = ""
+    if format_of(content) == BACKBONE_FORMAT:
+        hint = "; leave out --eval-only to fine-tune from it"
+    elif other := detector_engine(content):
+        hint = f"; evaluate it with --engine {other}"
+    raise WeightsError(
+        f"{path} is {describe(content)}; expected a detector of the detectron2 engine (the model_final.pth that a "
+        f"fine-tuning wrote to its OUTPUT_DIR){hint}"
+    )

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from ssl_loc.checkpoint.files import (
+    BACKBONE_FORMAT,
+    DETECTOR_FORMAT,
+    describe,
+    detector_engine,
+    format_of,
+    read_torch_file,
+    write_torch_file,
+)
 from ssl_loc.transfer.weights import shorten
 from ssl_loc.utils.errors import WeightsError
-from ssl_loc.utils.file_io import atomic_write, write_text
+from ssl_loc.utils.file_io import write_text
 
-FORMAT = "ssl_loc.detector"
+ENGINE = "torchvision"
 VERSION = 1
 FINAL = "model_final.pth"
 _LAST = "last_checkpoint"
@@ -35,16 +43,15 @@ def save_detector(
     """
     path = output_dir / name
     content = {
-        "format": FORMAT,
+        "format": DETECTOR_FORMAT,
         "version": VERSION,
-        "engine": "torchvision",
+        "engine": ENGINE,
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "iteration": iteration,
         **about,
     }
-    with atomic_write(path) as stream:
-        torch.save(content, stream)
+    write_torch_file(path, content)
     write_text(output_dir / _LAST, name + "\n")
     return path
 
@@ -55,15 +62,16 @@ def load_detector(path: Path) -> dict[str, Any]:
     Raises:
         WeightsError: it is something else (a backbone, a detectron2 checkpoint, a broken file).
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise WeightsError(f"{path} cannot be read as a detector checkpoint: {str(error).splitlines()[0]}") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = content.get("format", "another kind of file") if isinstance(content, dict) else type(content).__name__
+    content = read_torch_file(path)
+    if format_of(content) != DETECTOR_FORMAT or detector_engine(content) != ENGINE:
+        hint = ""
+        if format_of(content) == BACKBONE_FORMAT:
+            hint = "; leave out --eval-only to fine-tune from it"
+        elif other := detector_engine(content):
+            hint = f"; evaluate it with --engine {other}"
         raise WeightsError(
-            f"{path} is not a detector of the torchvision engine (found: {found}); --eval-only expects the {FINAL} "
-            "that a fine-tuning wrote, a fine-tuning starts from an exported backbone"
+            f"{path} is {describe(content)}; expected a detector of the torchvision engine (the {FINAL} that a "
+            f"fine-tuning wrote to its OUTPUT_DIR){hint}"
         )
     if content.get("version") != VERSION:
         raise WeightsError(f"{path} has version {content.get('version')}; this code reads version {VERSION}")
