@@ -12,7 +12,7 @@ from ssl_loc.structures.result import Result
 from ssl_loc.transfer.build import DetectionEngine, TransferJob, Trunk, choose_engine
 from ssl_loc.transfer.recipe import Recipe, dataset_names, edited
 from ssl_loc.transfer.trunk_check import check_trunk
-from ssl_loc.transfer.weights import describe, trunk_only
+from ssl_loc.transfer.weights import check_finite, describe, trunk_only
 from ssl_loc.utils.comm import all_gather_object, is_main_process
 from ssl_loc.utils.errors import ConfigError, WeightsError
 from ssl_loc.utils.file_io import file_digest, write_json, write_text
@@ -88,12 +88,18 @@ def read_trunk(path: str) -> Trunk:
     """Read an exported backbone file."""
     from ssl_loc.checkpoint.backbone_export import load_backbone
 
+    if Path(path).is_dir():
+        raise WeightsError(
+            f"{path} is a folder; expected a backbone file: run tools/export_backbone.py {path} --out backbone.pth if "
+            "it is the OUTPUT_DIR of a pretraining, and give --weights backbone.pth"
+        )
     if not Path(path).is_file():
         raise WeightsError(
             f"no weight file {path}; expected a backbone exported by tools/export_backbone.py, or --weights random"
         )
     file = load_backbone(path)
     state = trunk_only(file.model)
+    check_finite(state, path)
     return Trunk(state, dict(file.meta), str(path), tensor_digest(state))
 
 
@@ -157,6 +163,11 @@ def check_classes(recipe: Recipe, dataset: Any) -> None:
 
 
 def _detector_file(weights: str) -> Path:
+    if Path(weights).is_dir():
+        raise WeightsError(
+            f"{weights} is a folder; --eval-only expects the file {Path(weights) / 'model_final.pth'} that a "
+            "fine-tuning wrote there"
+        )
     if not Path(weights).is_file():
         raise WeightsError(
             f"no detector checkpoint {weights}; --eval-only expects the model_final.pth that a fine-tuning wrote to "

@@ -11,12 +11,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ssl_loc.transfer.recipe import Recipe
+from ssl_loc.transfer.schema import DETECTRON2_DEFAULTS
 from ssl_loc.utils.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
 # Pixel statistics closer than this (0..255 scale) count as equal; constants are quoted with 2 or 3 decimals.
 _TOLERANCE = 0.01
+# Channels of a standard ResNet's stem.
+STANDARD_WIDTH = 64
 # Norm layers whose tensors are those of batch norm, so that a batch-norm trunk fits.
 BATCH_NORMS = ("BN", "SyncBN", "naiveSyncBN", "nnSyncBN", "FrozenBN")
 
@@ -83,16 +86,45 @@ def _structure_problems(recipe: Recipe, meta: Mapping[str, Any]) -> list[str]:
         )
     if resnets.NORM not in BATCH_NORMS:
         problems.append(f"MODEL.RESNETS.NORM is {resnets.NORM!r}; expected one of {', '.join(BATCH_NORMS)}")
-    depth = depth_of(meta)
+    return problems + _size_problems(recipe, meta)
+
+
+def _size_problems(recipe: Recipe, meta: Mapping[str, Any]) -> list[str]:
+    """Depth and widths at once, with the words that correct them: one key corrected would only lead to the next."""
+    resnets, depth = recipe.MODEL.RESNETS, depth_of(meta)
+    wrong = {}
     if depth is not None and depth != resnets.DEPTH:
-        problems.append(f"MODEL.RESNETS.DEPTH is {resnets.DEPTH} but the weights hold a ResNet-{depth}")
-    return problems
+        wrong["MODEL.RESNETS.DEPTH"] = (resnets.DEPTH, depth)
+    for key, channels in widths_of(meta).items():
+        # Both engines take the widths from the trunk, so detectron2's default need not be corrected.
+        if resnets[key] not in (channels, DETECTRON2_DEFAULTS[f"MODEL.RESNETS.{key}"]):
+            wrong[f"MODEL.RESNETS.{key}"] = (resnets[key], channels)
+    if not wrong:
+        return []
+    given = " and ".join(f"{key} is {value}" for key, (value, _) in wrong.items())
+    right = " ".join(f"{key} {value}" for key, (_, value) in wrong.items())
+    kind = "a ResNet" if depth is None else f"a ResNet-{depth}"
+    sizes = ", ".join(f"{key} {channels}" for key, channels in widths_of(meta).items())
+    return [f"{given} but the weights hold {kind}{f' ({sizes})' if sizes else ''}: add {right} to the command"]
 
 
 def depth_of(meta: Mapping[str, Any]) -> int | None:
     """Depth of a standard ResNet from the description in an exported file; None where it does not say."""
     depth = meta.get("backbone", {}).get("kwargs", {}).get("depth")
     return int(depth) if depth else None
+
+
+def widths_of(meta: Mapping[str, Any]) -> dict[str, int]:
+    """Channels of res2 and of the stem, under MODEL.RESNETS' keys; empty where the description is no ResNet's."""
+    # Imports torchvision.
+    from ssl_loc.modeling.backbone.resnet import BLOCKS, DEPTHS
+
+    kwargs, depth = meta.get("backbone", {}).get("kwargs", {}), depth_of(meta)
+    if meta.get("backbone", {}).get("name", "ResNet") != "ResNet" or depth not in DEPTHS:
+        return {}
+    width = int(kwargs.get("width", STANDARD_WIDTH))
+    expansion = BLOCKS[kwargs.get("block") or DEPTHS[depth][0]].expansion
+    return {"RES2_OUT_CHANNELS": width * expansion, "STEM_OUT_CHANNELS": width}
 
 
 def _close(a: Sequence[float], b: Sequence[float]) -> bool:

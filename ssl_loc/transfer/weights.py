@@ -7,6 +7,7 @@ values bit by bit afterwards.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,13 +18,16 @@ from torch import Tensor
 
 from ssl_loc.utils.errors import WeightsError
 
+logger = logging.getLogger(__name__)
+
 NameMap = Callable[[str, str], str]
 
 # Names in an error before it says "and N more".
 _LISTED = 8
 # Buffer that frozen norm layers do not have; it only counts batches.
 _COUNTER = "num_batches_tracked"
-_DROPPED_PREFIX = "fc."
+# The classifier of a torchvision ResNet. A projection head may be called fc too (fc.0.weight): that is another thing.
+_CLASSIFIER = ("fc.weight", "fc.bias")
 
 _STEM = re.compile(r"(conv1|bn1)\.(\w+)")
 _BLOCK = re.compile(r"layer([1-4])\.(\d+)\.(conv|bn)([1-3])\.(\w+)")
@@ -129,13 +133,37 @@ class LoadReport:
 
 
 def trunk_only(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The trunk tensors of a torchvision-named state dict: ``fc`` is dropped, anything else foreign is refused."""
-    trunk = {key: value for key, value in state.items() if not key.startswith(_DROPPED_PREFIX)}
+    """The trunk tensors of a torchvision-named state dict.
+
+    The classifier (``fc.weight``, ``fc.bias``) is dropped, in one line of the log.
+
+    Raises:
+        WeightsError: any other tensor that is not the trunk's, or no tensor of a trunk.
+    """
+    dropped = [key for key in _CLASSIFIER if key in state]
+    trunk = {key: value for key, value in state.items() if key not in dropped}
     for key in trunk:
         trunk_to_detectron2(key)
     if not trunk:
         raise WeightsError("the weight file holds no trunk tensor; expected conv1, bn1, layer1..layer4")
+    if dropped:
+        logger.info("dropped %s of the weights: a detector has no place for their classifier", ", ".join(dropped))
     return trunk
+
+
+def check_finite(trunk: Mapping[str, Tensor], source: str = "the trunk") -> None:
+    """Refuse weights with NaN or infinite values: no detector can be trained from them.
+
+    Raises:
+        WeightsError: listing the tensors and how many of their values are not finite.
+    """
+    counts = {key: int((~torch.isfinite(value)).sum()) for key, value in trunk.items()}
+    bad = [f"{key} ({count} of {trunk[key].numel()})" for key, count in counts.items() if count]
+    if bad:
+        raise WeightsError(
+            f"{source} holds NaN or infinite values in {len(bad)} tensor(s): {shorten(bad)}; the pretraining diverged "
+            "or the file was damaged, export an earlier checkpoint"
+        )
 
 
 def load_trunk(
@@ -168,8 +196,10 @@ def verify_loaded(
 
     Raises:
         WeightsError: listing tensors without a place, with another shape, with another value, and model tensors
-            that stayed uninitialised although they belong to the trunk.
+            that stayed uninitialised although they belong to the trunk; or tensors with NaN or infinite values.
     """
+    # NaN differs from itself, so that it would be reported as lost.
+    check_finite(trunk)
     problems: list[str] = []
     dropped: list[str] = []
     used: dict[str, str] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -189,6 +190,49 @@ def test_each_silent_mistake_is_refused_and_can_be_allowed(key: str, value: str,
         check_trunk(recipe, META)
     allowed = load_recipe(CONFIGS / "Base-RCNN-C4.yaml", [key, value, "TRANSFER.ALLOW_NONSTANDARD", "True"])
     check_trunk(allowed, META)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "kwargs", "words"),
+    [
+        (
+            "quick/voc_R18_C4.yaml",
+            {"depth": 50, "width": 64, "layers": [], "block": "", "stem": "imagenet"},
+            "MODEL.RESNETS.DEPTH is 18 and MODEL.RESNETS.RES2_OUT_CHANNELS is 64 but the weights hold a ResNet-50 "
+            "(RES2_OUT_CHANNELS 256, STEM_OUT_CHANNELS 64): add MODEL.RESNETS.DEPTH 50 "
+            "MODEL.RESNETS.RES2_OUT_CHANNELS 256 to the command",
+        ),
+        (
+            "quick/voc_R18_C4.yaml",
+            {"depth": 18, "width": 16},
+            "MODEL.RESNETS.RES2_OUT_CHANNELS is 64 but the weights hold a ResNet-18 "
+            "(RES2_OUT_CHANNELS 16, STEM_OUT_CHANNELS 16): add MODEL.RESNETS.RES2_OUT_CHANNELS 16 to the command",
+        ),
+        # 256 is detectron2's default, which both engines replace by the trunk's own width.
+        (
+            "Base-RCNN-C4.yaml",
+            {"depth": 18},
+            "MODEL.RESNETS.DEPTH is 50 but the weights hold a ResNet-18 (RES2_OUT_CHANNELS 64, STEM_OUT_CHANNELS 64): "
+            "add MODEL.RESNETS.DEPTH 18 to the command",
+        ),
+    ],
+)
+def test_sizes_of_another_trunk_are_named_at_once_with_the_words_that_correct_them(
+    recipe: str, kwargs: dict, words: str
+) -> None:
+    meta = {**META, "backbone": {"name": "ResNet", "kwargs": kwargs}}
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        check_trunk(load_recipe(CONFIGS / recipe), meta)
+    added = words.partition(": add ")[2].removesuffix(" to the command").split()
+    check_trunk(load_recipe(CONFIGS / recipe, added), meta)
+
+
+def test_the_quick_recipe_for_a_resnet_50_suits_one() -> None:
+    recipe = load_recipe(CONFIGS / "quick/voc_R50_C4.yaml")
+    check_trunk(recipe, {**META, "backbone": {"name": "ResNet", "kwargs": {"depth": 50, "width": 64}}})
+    small = load_recipe(CONFIGS / "quick/voc_R18_C4.yaml")
+    differing = {key for key, value in recipe.flat().items() if small.flat()[key] != value}
+    assert differing == {"MODEL.RESNETS.DEPTH", "MODEL.RESNETS.RES2_OUT_CHANNELS", "OUTPUT_DIR"}
 
 
 def test_swapped_channels_and_means_are_refused_too() -> None:

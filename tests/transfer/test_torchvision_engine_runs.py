@@ -15,6 +15,7 @@ import torch
 from helpers.ddp import run_in_processes
 from helpers.detection_data import draw_detection_data
 
+from ssl_loc.checkpoint.files import tensor_digest
 from ssl_loc.transfer.build import TransferJob
 from ssl_loc.transfer.recipe import Recipe, load_recipe
 from ssl_loc.transfer.run import open_trunk, random_trunk, run_transfer
@@ -146,15 +147,45 @@ def test_wrong_checkpoints_and_classes_end_in_a_sentence(names: dict[str, str], 
     torch.save({"state_dict": {}}, tmp_path / "other.pth")
     with pytest.raises(WeightsError, match="other.pth"):
         run_transfer(recipe, str(tmp_path / "other.pth"), "torchvision")
-    with pytest.raises(WeightsError, match="not a detector of the torchvision engine"):
+    with pytest.raises(WeightsError, match="without tensors .* expected a detector of the torchvision engine"):
         run_transfer(recipe, str(tmp_path / "other.pth"), "torchvision", eval_only=True)
     (tmp_path / "broken.pth").write_bytes(b"nothing")
-    with pytest.raises(WeightsError, match="broken.pth cannot be read"):
+    with pytest.raises(WeightsError, match="broken.pth is not a torch file"):
         run_transfer(recipe, str(tmp_path / "broken.pth"), "torchvision", eval_only=True)
     with pytest.raises(ConfigError, match="NUM_CLASSES is 7 but .* has 2 classes"):
         run_transfer(tiny("C4", names, tmp_path, "MODEL.ROI_HEADS.NUM_CLASSES", 7), "random", "torchvision")
     with pytest.raises(ConfigError, match="KEYPOINT_ON"):
         run_transfer(tiny("C4", names, tmp_path, "MODEL.KEYPOINT_ON", True), "random", "torchvision")
+
+
+def test_folders_and_files_of_another_kind_say_what_to_give(names: dict[str, str], tmp_path: Path) -> None:
+    def refused(weights: Path, words: str, eval_only: bool) -> None:
+        with pytest.raises(WeightsError, match=words):
+            run_transfer(recipe, str(weights), "torchvision", eval_only)
+
+    recipe = tiny("C4", names, tmp_path / "out")
+    run_folder = tmp_path / "pretrained"
+    run_folder.mkdir()
+    refused(
+        run_folder, "pretrained is a folder; .* run tools/export_backbone.py .*pretrained --out backbone.pth", False
+    )
+    refused(run_folder, "pretrained is a folder; --eval-only expects the file .*pretrained/model_final.pth", True)
+    trunk = random_trunk(recipe)
+    content = {"format": "ssl_loc.backbone", "version": 1, "model": trunk.state, "meta": {}}
+    torch.save(content, tmp_path / "trunk.pth")
+    words = "is a backbone exported by .*; expected a detector of the torchvision engine .*; leave out --eval-only"
+    refused(tmp_path / "trunk.pth", words, True)
+    content = {"model": {"backbone.stem.conv1.weight": torch.zeros(1)}, "about": {"engine": "detectron2"}}
+    torch.save(content, tmp_path / "d2.pth")
+    words = "is a detector that was fine-tuned on the detectron2 engine .*; evaluate it with --engine detectron2"
+    refused(tmp_path / "d2.pth", words, True)
+    trunk.state["conv1.weight"][0] = math.nan
+    digest = tensor_digest(trunk.state)
+    torch.save(
+        {"format": "ssl_loc.backbone", "version": 1, "model": trunk.state, "meta": {**trunk.meta, "digest": digest}},
+        tmp_path / "nan.pth",
+    )
+    refused(tmp_path / "nan.pth", r"nan.pth holds NaN or infinite values in 1 tensor.s.: conv1.weight \(147 of", False)
 
 
 def test_a_detector_of_another_recipe_is_refused(names: dict[str, str], tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,6 +11,7 @@ from torchvision.models import resnet18, resnet50
 
 from ssl_loc.transfer.detector_names import detector_from_detectron2, detector_to_detectron2
 from ssl_loc.transfer.weights import (
+    check_finite,
     detectron2_key,
     torchvision_key,
     trunk_from_detectron2,
@@ -65,14 +68,43 @@ def test_counts_of_standard_networks(r50: dict[str, Tensor], r18: dict[str, Tens
 
 @pytest.mark.parametrize(
     "key",
-    ["projector.0.weight", "layer5.0.conv1.weight", "module.conv1.weight", "encoder_q.conv1.weight", "conv.weight"],
+    [
+        "fc.0.weight",
+        "fc.2.bias",
+        "fc.weight.g",
+        "projector.0.weight",
+        "layer5.0.conv1.weight",
+        "module.conv1.weight",
+        "encoder_q.conv1.weight",
+        "conv.weight",
+    ],
 )
 def test_what_is_no_trunk_tensor_is_refused(key: str) -> None:
     """A projector's 3x3 convolution has the shape of the RPN's: by suffix matching it would land there."""
-    with pytest.raises(WeightsError, match="not a tensor of a ResNet trunk"):
+    with pytest.raises(WeightsError, match=f"'{re.escape(key)}' is not a tensor of a ResNet trunk"):
         trunk_only({"conv1.weight": torch.zeros(1), key: torch.zeros(1024, 1024, 3, 3)})
     with pytest.raises(WeightsError, match="no trunk tensor"):
         trunk_only({"fc.weight": torch.zeros(1)})
+
+
+def test_a_dropped_classifier_is_logged_in_one_line(r18: dict[str, Tensor], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "ssl_loc.transfer.weights")
+    assert trunk_only(r18).keys() == r18.keys() and not caplog.records
+    assert trunk_only({**r18, "fc.bias": torch.zeros(2), "fc.weight": torch.zeros(2, 512)}).keys() == r18.keys()
+    (record,) = caplog.records
+    assert "dropped fc.weight, fc.bias" in record.getMessage()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_no_numbers_are_named(r18: dict[str, Tensor], value: float) -> None:
+    r18["conv1.weight"].view(-1)[3:5] = value
+    r18["layer4.1.bn2.running_var"][0] = value
+    words = r"NaN or infinite values in 2 tensor.s.: conv1.weight \(2 of 9408\), layer4.1.bn2.running_var \(1 of 512\)"
+    with pytest.raises(WeightsError, match=f"b.pth holds {words}; the pretraining diverged"):
+        check_finite(r18, "b.pth")
+    with pytest.raises(WeightsError, match=words) as error:
+        verify_loaded(model_state(r18, "C4"), r18, "C4")
+    assert "differs in value" not in str(error.value)
 
 
 def model_state(trunk: dict[str, Tensor], arch: str) -> dict[str, Tensor]:
