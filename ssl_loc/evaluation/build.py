@@ -12,7 +12,8 @@ from ssl_loc.utils.registry import Registry
 
 # name -> class with explicit ``__init__``, ``from_config(cls, options) -> dict`` (options: see evaluation/options.py),
 # ``options() -> CfgNode`` (its own keys with defaults) and a class attribute ``version``. An instance is called as
-# ``evaluator(weights, data) -> Result`` where ``data`` is a :class:`EvalData`. A protocol whose numbers change for the
+# ``evaluator(weights, data) -> Result`` where ``data`` is a :class:`EvalData`; ``check_weights(weights)`` and
+# ``check_data(data)`` are asked of every protocol before the first one runs. A protocol whose numbers change for the
 # same weights and data raises its version: numbers of two versions never share a column.
 EVALUATOR_REGISTRY = Registry("EVALUATOR")
 
@@ -27,5 +28,11 @@ class Evaluator(Protocol):
 
     @classmethod
     def from_config(cls, options: CfgNode) -> dict[str, Any]: ...
+
+    def check_weights(self, weights: Weights) -> None:
+        """Raise a UserError for weights of a kind that this protocol cannot use; computes nothing."""
+
+    def check_data(self, data: EvalData) -> None:
+        """Raise a UserError for data of a form that this protocol cannot use; reads lists, no pixels."""
 
     def __call__(self, weights: Weights, data: EvalData) -> Result: ...

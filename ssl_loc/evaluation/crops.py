@@ -13,12 +13,12 @@ from torch import Tensor
 
 from ssl_loc.data.augmenters.build import Pipeline, augment
 from ssl_loc.data.augmenters.constrained_crop import SaliencyConstrainedCrop
-from ssl_loc.data.catalog import get_dataset
+from ssl_loc.data.catalog import Dataset, get_dataset
 from ssl_loc.data.image_io import read_image
 from ssl_loc.data.records import Record
 from ssl_loc.data.rng import Streams
 from ssl_loc.evaluation.data import EvalData
-from ssl_loc.evaluation.masks import mask_reader
+from ssl_loc.evaluation.masks import MaskReader, mask_reader
 from ssl_loc.structures import Sample, View
 from ssl_loc.utils.errors import DataError
 
@@ -60,6 +60,16 @@ def stable_index(name: str) -> int:
     return int.from_bytes(blake2b(name.encode(), digest_size=7).digest(), "big")
 
 
+def open_masked(data: EvalData) -> tuple[Dataset, MaskReader]:
+    """The images and the reader of their masks.
+
+    Raises:
+        DataError: no such dataset, or none of its images has a mask.
+    """
+    dataset = get_dataset(data.spec, annotations=data.masks == "ground_truth")
+    return dataset, mask_reader(data.masks, dataset)
+
+
 class GroundingCrops:
     """Pairs of crops, each covering at least ``phi`` of the salient area; no flip, no colour changes.
 
@@ -69,11 +79,10 @@ class GroundingCrops:
 
     def __init__(self, data: EvalData, *, size: int, phi: float = 0.2, sampler: str = "uniform", seed: int = 0) -> None:
         self.size, self.seed = size, seed
-        self.dataset = get_dataset(data.spec, annotations=data.masks == "ground_truth")
+        self.dataset, self.read_mask = open_masked(data)
         self.records: Sequence[Record] = self.dataset.records
         if data.limit:
             self.records = self.records[: data.limit]
-        self.read_mask = mask_reader(data.masks, self.dataset)
         self.pipelines = [Pipeline([SaliencyConstrainedCrop(phi=phi, sampler=sampler, size=size)])] * 2
         self.skipped = self.unmet = 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -30,7 +31,11 @@ class EvalData:
     limit: int = 0
 
     def labelled_splits(self) -> tuple[LabelledSplit, LabelledSplit]:
-        """Train and val with one numbering of the classes: that of train."""
+        """Train and val with one numbering of the classes: that of train. Read once for all protocols."""
+        return self._labelled
+
+    @cached_property
+    def _labelled(self) -> tuple[LabelledSplit, LabelledSplit]:
         train, val = (LabelledSplit.load(spec, self.limit) for spec in split_specs(self.spec))
         return train, val.renumbered(train.classes)
 

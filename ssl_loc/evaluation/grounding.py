@@ -22,7 +22,7 @@ from torch import Tensor
 from ssl_loc.attention.grad_cam import similarity_grad_cam
 from ssl_loc.config import CfgNode
 from ssl_loc.evaluation.build import EVALUATOR_REGISTRY
-from ssl_loc.evaluation.crops import CropBatch, GroundingCrops
+from ssl_loc.evaluation.crops import CropBatch, GroundingCrops, open_masked
 from ssl_loc.evaluation.data import EvalData
 from ssl_loc.evaluation.maps import (
     ZERO_MAP,
@@ -134,6 +134,14 @@ class Grounding:
         """The fixed crops for these weights (they depend on the weights through the input size only)."""
         size = self.size or weights.input_size()
         return GroundingCrops(data, size=size, phi=self.phi, sampler=self.sampler, seed=self.seed)
+
+    def check_weights(self, weights: Weights) -> None:
+        """The head and the key encoder are part of the question."""
+        weights.require_method()
+
+    def check_data(self, data: EvalData) -> None:
+        """Images with masks."""
+        open_masked(data)
 
     def __call__(self, weights: Weights, data: EvalData) -> Result:
         method = weights.method()

@@ -164,6 +164,13 @@ class LinearProbe:
             "features": FeatureOptions.from_options(options),
         }
 
+    def check_weights(self, weights: Weights) -> None:
+        """Every kind of weights has a trunk."""
+
+    def check_data(self, data: EvalData) -> None:
+        """A training and a test part with class labels."""
+        data.labelled_splits()
+
     def __call__(self, weights: Weights, data: EvalData) -> Result:
         train, val = data.labelled_splits()
         x, y = extract_split(weights, train, self.features)

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from ssl_loc.config import CfgNode, construct
-from ssl_loc.evaluation.build import EVALUATOR_REGISTRY
+from ssl_loc.evaluation.build import EVALUATOR_REGISTRY, Evaluator
 from ssl_loc.evaluation.data import EvalData
 from ssl_loc.evaluation.weights import Weights
 from ssl_loc.structures import Result
 from ssl_loc.utils.env import collect_env_dict
-from ssl_loc.utils.errors import ConfigError, DataError
+from ssl_loc.utils.errors import ConfigError, DataError, UserError
 from ssl_loc.utils.file_io import read_json, write_json, write_text
 
 logger = logging.getLogger(__name__)
@@ -29,8 +29,13 @@ RESULTS = "results"
 def run_protocols(
     names: Sequence[str], weights: Sequence[Weights], data: EvalData, options: CfgNode, out: str | Path
 ) -> list[Result]:
-    """Every protocol on every weights; each result is written to OUT/results as soon as it is there."""
+    """Every protocol on every weights; each result is written to OUT/results as soon as it is there.
+
+    Raises:
+        UserError: a protocol cannot use these weights or this data; before the first protocol runs.
+    """
     evaluators = [(name, construct(EVALUATOR_REGISTRY.get(name), options)) for name in names]
+    check_pairings(evaluators, weights, data)
     environment = collect_env_dict()
     results = []
     for w in weights:
@@ -58,6 +63,17 @@ def run_protocols(
             results.append(result)
         w.cache.clear()
     return results
+
+
+def check_pairings(evaluators: Sequence[tuple[str, Evaluator]], weights: Sequence[Weights], data: EvalData) -> None:
+    """Ask every protocol about every weights and about the data: an hour's run must not end in a refusal."""
+    for name, evaluator in evaluators:
+        try:
+            for w in weights:
+                evaluator.check_weights(w)
+            evaluator.check_data(data)
+        except UserError as error:
+            raise type(error)(f"--protocol {name}: {error}") from None
 
 
 def published(rows: Sequence[Sequence[Any]], label: str, protocol: str) -> dict[str, Any]:

@@ -68,13 +68,18 @@ class Weights:
         """Side of the views the weights were trained on, in px."""
         return default if self.cfg is None else int(self.cfg.AUGMENT.SIZE)
 
-    def method(self) -> Method:
-        """The whole method (query and target encoders, head) in eval mode; needs a run's checkpoint."""
+    def require_method(self) -> None:
+        """Raise WeightsError unless the file holds the whole method."""
         if self.cfg is None or self.kind == "backbone":
             raise WeightsError(
                 f"{self.path} is an exported backbone, which has no head and no momentum encoder; this protocol needs "
                 "the run's checkpoint (OUTPUT_DIR/checkpoints/iter_*.pth)"
             )
+
+    def method(self) -> Method:
+        """The whole method (query and target encoders, head) in eval mode; needs a run's checkpoint."""
+        self.require_method()
+        assert self.cfg is not None  # required above
         cfg = self.cfg.clone()
         cfg.defrost()
         cfg.MODEL.COMPILE = False  # a speed setting of training; not worth its minutes here

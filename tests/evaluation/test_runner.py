@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from ssl_loc.checkpoint import export_backbone
 from ssl_loc.evaluation.options import load_options
 from ssl_loc.evaluation.runner import comparison, published, read_results, terminal_table
-from ssl_loc.utils.errors import ConfigError, DataError
+from ssl_loc.utils.errors import ConfigError, DataError, WeightsError
 from ssl_loc.utils.file_io import read_json, write_json
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
@@ -57,6 +58,48 @@ def test_tool_writes_results_and_table(
     rows = list(csv.reader((tmp_path / "out" / "comparison.csv").open()))
     assert rows[0][:3] == ["weights", "digest", "grounding v1 iou_mean"]
     assert [float(row[2]) for row in rows[1:]] == [r["metrics"]["iou_mean"] for r in found]
+
+
+@pytest.mark.parametrize(
+    ("protocols", "words"),
+    [
+        ("grounding,knn", "--protocol knn: --data folder:.* does not name a training and a test part"),
+        ("grounding,linear", "--protocol linear: --data folder:.* does not name a training and a test part"),
+    ],
+)
+def test_data_of_the_wrong_form_is_refused_before_anything_runs(
+    protocols: str, words: str, photos: tuple[Path, Path], run_folder: Path, tmp_path: Path, monkeypatch
+) -> None:
+    images, masks = photos
+    monkeypatch.setattr("ssl_loc.evaluation.grounding.Grounding.__call__", unwanted)
+    with pytest.raises(DataError, match=words):
+        run_tool(
+            monkeypatch,
+            *("--protocol", protocols, "--weights", str(run_folder), "--data", f"folder:{images}"),
+            *("--masks", f"folder:{masks}", "--out", str(tmp_path / "out"), "--set", "DEVICE", "cpu"),
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def unwanted(*_: object) -> None:
+    raise AssertionError("a protocol ran")
+
+
+def test_weights_and_masks_of_the_wrong_form_are_refused_before_anything_runs(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import Image
+
+    for split in ("train", "val"):
+        (tmp_path / "data" / split / "x").mkdir(parents=True)
+        Image.new("RGB", (9, 9)).save(tmp_path / "data" / split / "x" / "a.png")
+    export_backbone(run_folder, tmp_path / "backbone.pth")
+    monkeypatch.setattr("ssl_loc.evaluation.knn.KNN.__call__", unwanted)
+    words = ("--protocol", "knn,grounding", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out"))
+    with pytest.raises(WeightsError, match="--protocol grounding: .*backbone.pth is an exported backbone"):
+        run_tool(monkeypatch, *words, "--weights", str(run_folder), str(tmp_path / "backbone.pth"))
+    with pytest.raises(DataError, match="--protocol grounding: "):
+        run_tool(monkeypatch, *words, "--weights", str(run_folder))
 
 
 def test_versions_engines_and_data_never_share_a_column() -> None:
