@@ -65,7 +65,10 @@ def _spots(label: BoxLabel, margin: float) -> Iterator[Bbox]:
     box = Bbox(label.axes.transData.transform([label.box[:2], label.box[2:]]))
     left, right = min(box.x0, box.x1), max(box.x0, box.x1)
     bottom, top = min(box.y0, box.y1), max(box.y0, box.y1)
-    for y in (top, top + h, bottom + h, bottom, top + 2 * h, bottom - h):
+    inside, outside = (top, bottom + h), (top + h, bottom)
+    # A label would hide a small box that it stands in.
+    first = (*inside, *outside) if top - bottom > 3 * h else (*outside, *inside)
+    for y in (*first, top + 2 * h, bottom - h):
         for x in (left, right - w):
             yield _inside(frame, x, y, w, h)
     for step in range(1, int((top - bottom) / h) + 1):

@@ -80,3 +80,15 @@ def test_labels_without_room_are_counted_and_too_wide_ones_shrink() -> None:
     hidden = place_labels(fig, labels)
     assert hidden == sum(not label.text.get_visible() for label in labels) > 0
     assert labels[0].text.get_window_extent().width <= ax.get_window_extent().width + 1
+
+
+def test_a_label_does_not_hide_a_small_box() -> None:
+    fig = figure(3.0, 3.0)
+    ax = fig.subplots()
+    show(ax, np.zeros((100, 100, 3), dtype=np.uint8))
+    small, large = draw_box(ax, (40, 40, 46, 46), "#000000", "cup"), draw_box(ax, (10, 60, 90, 95), "#000000", "bed")
+    assert small and large and place_labels(fig, [small, large]) == 0
+    rows = [ax.transData.inverted().transform(label.text.get_window_extent())[:, 1] for label in (small, large)]
+    assert (
+        max(rows[0]) <= 39.5 and 59.5 <= min(rows[1]) < max(rows[1]) < 70
+    )  # above the small one, inside the large one
