@@ -15,12 +15,12 @@ from ssl_loc.modeling import build_method
 ROOT = Path(__file__).resolve().parents[2]
 PRETRAIN = sorted(
     p for p in (ROOT / "configs").rglob("*.yaml") if not {"detection", "eval"} & set(p.relative_to(ROOT).parts)
-)
+) + sorted((ROOT / "projects").glob("*/*.yaml"))
 DETECTION = sorted((ROOT / "configs" / "detection").rglob("*.yaml"))
 
 
 def _name(path: Path) -> str:
-    return str(path.relative_to(ROOT / "configs"))
+    return str(path.relative_to(ROOT))
 
 
 @pytest.mark.parametrize("path", PRETRAIN, ids=_name)
