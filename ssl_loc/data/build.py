@@ -103,7 +103,10 @@ def _collate(images: list[MappedImage | UserError]) -> Views | UserError:
     for image in images:
         if isinstance(image, UserError):
             return image
-    return collate([image for image in images if isinstance(image, MappedImage)])
+    try:
+        return collate([image for image in images if isinstance(image, MappedImage)])
+    except UserError as error:
+        return error.with_traceback(None)
 
 
 def build_pretrain_loader(

@@ -11,6 +11,7 @@ from torch.utils.data import default_collate
 
 from ssl_loc.data.mapper import MappedImage
 from ssl_loc.structures import GeometryBatch, View, Views
+from ssl_loc.utils.errors import ConfigError
 
 PASSED_OVER = "passed_over"
 
@@ -28,6 +29,8 @@ def collate(images: Sequence[MappedImage]) -> Views:
     has_mask = torch.tensor([[view.mask is not None for view in row] for row in rows], dtype=torch.bool)
     extra = collate_extra(rows)
     extra[PASSED_OVER] = torch.tensor([image.passed_over for image in images], dtype=torch.int64)
+    for v in range(num_views):
+        _check_sizes(rows, v)
     return Views(
         images=[_stack([row[v].image for row in rows]) for v in range(num_views)],
         masks=[_stack([_mask(row[v]) for row in rows]) for v in range(num_views)] if has_mask.any() else None,
@@ -38,6 +41,16 @@ def collate(images: Sequence[MappedImage]) -> Views:
         extra=extra,
         paths=[image.path for image in images],
     )
+
+
+def _check_sizes(rows: list[list[View]], number: int) -> None:
+    sizes = {(row[number].image.shape[1], row[number].image.shape[2]) for row in rows}
+    if len(sizes) > 1:
+        (h, w), (other_h, other_w) = sorted(sizes)[:2]
+        raise ConfigError(
+            f"AUGMENT.VIEWS[{number}] gives views of different sizes in one batch ({w} x {h} and {other_w} x {other_h} "
+            "px): a crop is missing; put RandomResizedCrop or SaliencyConstrainedCrop first"
+        )
 
 
 def _stack(tensors: list[Tensor]) -> Tensor:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ssl_loc.layers.batch_values import check_values
 from ssl_loc.layers.split_bn import SplitBN
 from ssl_loc.layers.sync_bn import SyncBN
 from ssl_loc.utils.comm import is_distributed
@@ -17,6 +18,15 @@ from ssl_loc.utils.errors import check_choice
 
 # All are BatchNorms with torch's state-dict names, so weights travel between them.
 NORMS = ("BN", "SyncBN", "SplitBN", "FrozenBN")
+
+
+class BN(nn.BatchNorm2d):
+    """nn.BatchNorm2d that says which keys to change where a batch is too small for statistics."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training:
+            check_values("BN", input)
+        return super().forward(input)
 
 
 class FrozenBN(nn.BatchNorm2d):
@@ -39,7 +49,7 @@ def make_norm(kind: str, groups: int = 8) -> Callable[[int], nn.Module]:
     check_choice("MODEL.NORM", kind, NORMS)
     if kind == "SplitBN":
         return partial(SplitBN, groups=groups)
-    return {"BN": nn.BatchNorm2d, "SyncBN": SyncBN, "FrozenBN": FrozenBN}[kind]
+    return {"BN": BN, "SyncBN": SyncBN, "FrozenBN": FrozenBN}[kind]
 
 
 def needs_shuffle(module: nn.Module) -> bool:

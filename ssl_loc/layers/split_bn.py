@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ssl_loc.layers.batch_values import check_values
 from ssl_loc.utils.comm import all_reduce_mean, get_world_size, is_distributed
 from ssl_loc.utils.errors import ConfigError
 
@@ -58,17 +59,14 @@ class SplitBN(_BatchNorm):
         self._check_input_dim(input)
         groups = self.local_groups()
         if groups == 1:
+            check_values("SplitBN", input)
             return super().forward(input)
         if input.shape[0] % groups:
             raise ConfigError(
                 f"SplitBN got {input.shape[0]} images in this process for {groups} groups; expected a multiple. Change "
                 "SOLVER.IMS_PER_BATCH (or SOLVER.ACCUMULATE), or set MODEL.NORM_GROUPS to a divisor."
             )
-        if input.numel() == groups * input.shape[1]:
-            raise ConfigError(
-                f"SplitBN got one value per channel and group (input {tuple(input.shape)}, {groups} groups); a "
-                "variance needs more: raise SOLVER.IMS_PER_BATCH or AUGMENT.SIZE, or lower MODEL.NORM_GROUPS"
-            )
+        check_values("SplitBN", input, groups)
         means, variances = self._rows(self.running_mean, groups), self._rows(self.running_var, groups)
         # split, not chunk or slices: its backward is one concatenation.
         parts = input.split(input.shape[0] // groups)

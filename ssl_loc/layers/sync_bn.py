@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ssl_loc.layers.batch_values import check_values
 from ssl_loc.utils.comm import all_reduce_sum, is_distributed
 from ssl_loc.utils.precision import full_precision
 
@@ -24,6 +25,8 @@ class SyncBN(_BatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         if not (self.training and is_distributed()):
+            if self.training:
+                check_values("SyncBN", input)
             return super().forward(input)
         self._check_input_dim(input)
         # Statistics in fp32 also under autocast, as torch's batch_norm kernels do.

@@ -60,6 +60,60 @@ def test_wrong_views_are_explained(views: list[Any], words: str) -> None:
         build_pipelines(make_cfg(views))
 
 
+RRC, JITTER, OFFICIAL = "RANDOM_RESIZED_CROP", "COLOR_JITTER", "CAST_OFFICIAL_JITTER"
+TWO = r"expected two numbers, 0 < low <= high"
+
+
+@pytest.mark.parametrize(
+    ("entry", "keys", "words"),
+    [
+        ("RandomResizedCrop", {"SIZE": 0}, r"the side of the views is 0 px; expected 1 or more \(AUGMENT.SIZE, or"),
+        ("SaliencyConstrainedCrop", {"SIZE": -3}, "the side of the views is -3 px; expected 1 or more"),
+        (
+            "RandomResizedCrop",
+            {RRC: {"SIZE": -8}},
+            "the side of the views is -8 px; .*AUGMENT.RANDOM_RESIZED_CROP.SIZE",
+        ),
+        ("RandomResizedCrop", {RRC: {"SCALE": [0.2]}}, rf"AUGMENT.{RRC}.SCALE is \[0.2\]; {TWO}"),
+        ("SaliencyConstrainedCrop", {RRC: {"SCALE": [0.2, 0.3, 1.0]}}, rf"SCALE is \[0.2, 0.3, 1.0\]; {TWO}"),
+        ("RandomResizedCrop", {RRC: {"SCALE": ["small", "large"]}}, rf"SCALE is \['small', 'large'\]; {TWO}"),
+        ("RandomResizedCrop", {RRC: {"SCALE": [0.5, 0.2]}}, rf"SCALE is \[0.5, 0.2\]; {TWO}"),
+        ("RandomResizedCrop", {RRC: {"RATIO": [1.0]}}, rf"AUGMENT.{RRC}.RATIO is \[1.0\]; {TWO}"),
+        ("GaussianBlur", {"GAUSSIAN_BLUR": {"SIGMA": [2.0]}}, rf"AUGMENT.GAUSSIAN_BLUR.SIGMA is \[2.0\]; {TWO}"),
+        (
+            "GaussianBlur",
+            {"GAUSSIAN_BLUR": {"P": 50.0}},
+            "AUGMENT.GAUSSIAN_BLUR.P is 50.0; expected a probability, 0 to 1",
+        ),
+        ("RandomFlip", {"FLIP": {"P": -0.5}}, "AUGMENT.FLIP.P is -0.5; expected a probability, 0 to 1"),
+        ("RandomGrayscale", {"GRAYSCALE": {"P": 2.0}}, "AUGMENT.GRAYSCALE.P is 2.0; expected a probability, 0 to 1"),
+        ("Solarize", {"SOLARIZE": {"P": 2.0}}, "AUGMENT.SOLARIZE.P is 2.0; expected a probability, 0 to 1"),
+        (
+            "Solarize",
+            {"SOLARIZE": {"THRESHOLD": 300}},
+            "AUGMENT.SOLARIZE.THRESHOLD is 300; expected a grey value, 0 to 255",
+        ),
+        ("ColorJitter", {JITTER: {"P": 1.5}}, "AUGMENT.COLOR_JITTER.P is 1.5; expected a probability, 0 to 1"),
+        ("ColorJitter", {JITTER: {"HUE": 0.6}}, "AUGMENT.COLOR_JITTER.HUE is 0.6; expected a part of .*, 0 to 0.5"),
+        ("ColorJitter", {JITTER: {"HUE": -0.1}}, "AUGMENT.COLOR_JITTER.HUE is -0.1; expected a part of .*, 0 to 0.5"),
+        (
+            "ColorJitter",
+            {JITTER: {"CONTRAST": -0.4}},
+            "AUGMENT.COLOR_JITTER.CONTRAST is -0.4; expected a strength, 0 or more",
+        ),
+        (
+            "CastOfficialColorJitter",
+            {OFFICIAL: {"P": 4.0}},
+            f"AUGMENT.{OFFICIAL}.P is 4.0; expected a probability, 0 to 1",
+        ),
+        ("CastOfficialColorJitter", {OFFICIAL: {"HUE": -1.0}}, f"AUGMENT.{OFFICIAL}.HUE is -1.0; .*, 0 or more"),
+    ],
+)
+def test_values_that_cannot_work_name_their_key(entry: str, keys: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        build_pipelines(make_cfg([[entry]], **keys))
+
+
 def test_wrong_place_is_explained() -> None:
     with pytest.raises(ConfigError, match="PHOTOMETRIC_ON is 'gpu'; expected worker or device"):
         build_pipelines(make_cfg([MOCO_V2], PHOTOMETRIC_ON="gpu"))

@@ -6,6 +6,7 @@ import torch
 from ssl_loc.data.collate import collate
 from ssl_loc.data.mapper import MappedImage
 from ssl_loc.structures import Geometry, View
+from ssl_loc.utils.errors import ConfigError
 
 
 def view(value, size=(4, 6), mask=None, flip=False, **extra):
@@ -38,6 +39,16 @@ def test_values_by_hand():
     assert batch.geometry.source.tolist() == [[9, 11], [9, 11]]
     assert (batch.index.tolist(), batch.label.tolist(), batch.paths) == ([7, 4], [1, 0], ["7.jpg", "4.jpg"])
     assert batch.extra["passed_over"].tolist() == [3, 0]
+
+
+def test_sizes_that_differ_within_a_view_are_a_missing_crop():
+    first, second = image(0, view(1), view(1)), image(1, view(2), view(2, size=(5, 6)))
+    with pytest.raises(ConfigError) as error:
+        collate([first, second])
+    assert str(error.value) == (
+        "AUGMENT.VIEWS[1] gives views of different sizes in one batch (6 x 4 and 6 x 5 px): a crop is missing; put "
+        "RandomResizedCrop or SaliencyConstrainedCrop first"
+    )
 
 
 def test_no_mask_at_all_is_none():

@@ -172,6 +172,26 @@ def test_too_many_corrupt_images_stop_the_run_from_a_worker_too(cfg, tmp_path):
         assert "\n" not in str(error.value)
 
 
+def test_missing_crop_is_one_sentence_with_and_without_workers(cfg, tmp_path, monkeypatch):
+    class Whole:
+        needs = frozenset()
+
+        def __call__(self, view, streams, context):
+            return view
+
+    monkeypatch.setattr(build_module, "build_pipelines", lambda cfg: [ShiftedCorner(), Whole()])
+    Image.new("RGB", (14, 9)).save(tmp_path / "00.png")
+    cfg.SOLVER.IMS_PER_BATCH = COUNT
+    for workers in (0, 1):
+        cfg.DATA.NUM_WORKERS = workers
+        with pytest.raises(ConfigError) as error:
+            batches(cfg, 1)
+        assert str(error.value).startswith(
+            "AUGMENT.VIEWS[1] gives views of different sizes in one batch (14 x 9 and 12 x 10 px): "
+        )
+        assert "a crop is missing" in str(error.value) and "\n" not in str(error.value)
+
+
 def test_needs_are_checked_before_anything_is_read(cfg, monkeypatch):
     class Needy(ShiftedCorner):
         needs = frozenset({"saliency"})

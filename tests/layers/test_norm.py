@@ -25,7 +25,7 @@ def test_names_are_those_of_batchnorm(kind: str) -> None:
     assert list(make_norm(kind)(3).state_dict()) == list(nn.BatchNorm2d(3).state_dict())
 
 
-@pytest.mark.parametrize("make", [SyncBN, lambda c: SplitBN(c, groups=1)])
+@pytest.mark.parametrize("make", [make_norm("BN"), SyncBN, lambda c: SplitBN(c, groups=1)])
 def test_one_process_one_group_is_batchnorm_bit_for_bit(make) -> None:
     layer = make(5)
     peer = _pair(layer, 5)
@@ -68,9 +68,24 @@ def test_split_bn_says_which_number_does_not_divide() -> None:
         SplitBN(2, groups=4)(torch.randn(6, 2, 2, 2))
 
 
-def test_split_bn_says_when_there_is_no_variance() -> None:
-    with pytest.raises(ConfigError, match="one value per channel and group.*IMS_PER_BATCH"):
-        SplitBN(2, groups=4)(torch.randn(4, 2, 1, 1))
+@pytest.mark.parametrize(
+    ("kind", "groups", "images", "cure"),
+    [
+        ("BN", 1, 1, "set MODEL.NORM SyncBN or FrozenBN"),
+        ("SyncBN", 1, 1, "set MODEL.NORM FrozenBN"),
+        ("SplitBN", 1, 1, "set MODEL.NORM SyncBN or FrozenBN"),
+        ("SplitBN", 4, 4, "lower MODEL.NORM_GROUPS"),
+    ],
+)
+def test_one_value_per_channel_is_a_sentence(kind: str, groups: int, images: int, cure: str) -> None:
+    layer = make_norm(kind, groups)(2)
+    with pytest.raises(ConfigError) as error:
+        layer(torch.randn(images, 2, 1, 1))
+    text = str(error.value)
+    assert text.startswith(f"MODEL.NORM {kind} got one value per channel")
+    assert "raise SOLVER.IMS_PER_BATCH" in text and text.endswith(cure)
+    assert layer(torch.randn(2 * images, 2, 1, 1)).shape == (2 * images, 2, 1, 1)
+    assert layer.eval()(torch.randn(1, 2, 1, 1)).shape == (1, 2, 1, 1)
 
 
 def test_frozen_bn_never_changes() -> None:

@@ -13,10 +13,10 @@ from ssl_loc.config import CfgNode, register_config
 from ssl_loc.data.augmenters.base import Augmenter, Context
 from ssl_loc.data.augmenters.build import AUGMENTER_REGISTRY
 from ssl_loc.data.augmenters.deferred import BLUR_NEUTRAL, BLUR_SIGMA, blur_radius
+from ssl_loc.data.augmenters.ranges import check_range, check_within
 from ssl_loc.data.augmenters.resize import as_hwc, from_hwc
 from ssl_loc.data.rng import Streams
 from ssl_loc.structures import View
-from ssl_loc.utils.errors import ConfigError
 
 # Below this sigma the neighbours weigh less than 1/510, so a blurred uint8 image equals the image.
 MIN_SIGMA_PX = 0.28
@@ -46,10 +46,8 @@ class GaussianBlur(Augmenter):
     deferrable = True
 
     def __init__(self, p: float = 0.5, sigma: Sequence[float] = (0.1, 2.0)) -> None:
-        if not 0 < sigma[0] <= sigma[1]:
-            raise ConfigError(f"AUGMENT.GAUSSIAN_BLUR.SIGMA is {list(sigma)}; expected 0 < low <= high")
-        self.p = p
-        self.sigma = (sigma[0], sigma[1])
+        self.p = check_within("GAUSSIAN_BLUR.P", p)
+        self.sigma = check_range("GAUSSIAN_BLUR.SIGMA", sigma)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:

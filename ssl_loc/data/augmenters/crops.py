@@ -13,6 +13,7 @@ import torch
 from ssl_loc.config import CfgNode, register_config
 from ssl_loc.data.augmenters.base import Augmenter, Context
 from ssl_loc.data.augmenters.build import AUGMENTER_REGISTRY
+from ssl_loc.data.augmenters.ranges import check_range
 from ssl_loc.data.augmenters.resize import Box, check_interpolation, crop_resize_image, crop_resize_mask
 from ssl_loc.data.rng import Streams
 from ssl_loc.structures import Geometry, View
@@ -55,14 +56,8 @@ class CropRange:
     log_root: tuple[float, float] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not 0 < self.scale[0] <= self.scale[1]:
-            raise ConfigError(
-                f"crop scale is {self.scale}; expected 0 < low <= high (AUGMENT.RANDOM_RESIZED_CROP.SCALE)"
-            )
-        if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise ConfigError(
-                f"crop ratio is {self.ratio}; expected 0 < low <= high (AUGMENT.RANDOM_RESIZED_CROP.RATIO)"
-            )
+        check_range("RANDOM_RESIZED_CROP.SCALE", self.scale)
+        check_range("RANDOM_RESIZED_CROP.RATIO", self.ratio)
         low, high = (math.log(ratio) / 2 for ratio in self.ratio)
         object.__setattr__(self, "log_root", (low, high - low))  # the dataclass is frozen
 
@@ -212,8 +207,13 @@ class RandomResizedCrop(Augmenter):
         ratio: Sequence[float] = (3 / 4, 4 / 3),
         interpolation: str = "bilinear",
     ) -> None:
+        if size < 1:
+            raise ConfigError(
+                f"the side of the views is {size} px; expected 1 or more (AUGMENT.SIZE, or "
+                "AUGMENT.RANDOM_RESIZED_CROP.SIZE, where 0 takes AUGMENT.SIZE)"
+            )
         self.size = size
-        self.limits = CropRange((scale[0], scale[1]), (ratio[0], ratio[1]))
+        self.limits = CropRange(tuple(scale), tuple(ratio))  # type: ignore[arg-type]  # it checks the lengths
         self.interpolation = check_interpolation(interpolation)
 
     @classmethod

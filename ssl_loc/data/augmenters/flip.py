@@ -11,6 +11,7 @@ import torch
 from ssl_loc.config import CfgNode, register_config
 from ssl_loc.data.augmenters.base import Augmenter, Context
 from ssl_loc.data.augmenters.build import AUGMENTER_REGISTRY
+from ssl_loc.data.augmenters.ranges import check_within
 from ssl_loc.data.augmenters.resize import as_hwc, from_hwc
 from ssl_loc.data.rng import Streams
 from ssl_loc.structures import View
@@ -34,7 +35,7 @@ class RandomFlip(Augmenter):
     after_deferred = True
 
     def __init__(self, p: float = 0.5) -> None:
-        self.p = p
+        self.p = check_within("FLIP.P", p)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:

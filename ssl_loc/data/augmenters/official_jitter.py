@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from ssl_loc.config import CfgNode, register_config
 from ssl_loc.data.augmenters.base import Augmenter, Context
 from ssl_loc.data.augmenters.build import AUGMENTER_REGISTRY
+from ssl_loc.data.augmenters.ranges import check_within
 from ssl_loc.data.augmenters.resize import as_hwc, from_hwc
 from ssl_loc.data.rng import Streams
 from ssl_loc.structures import View
@@ -54,7 +56,10 @@ class CastOfficialColorJitter(Augmenter):
         saturation: float = 0.4,
         hue: float = 0.4,
     ) -> None:
-        self.p = p
+        self.p = check_within("CAST_OFFICIAL_JITTER.P", p)
+        names = ("BRIGHTNESS", "CONTRAST", "SATURATION", "HUE")
+        for name, value in zip(names, (brightness, contrast, saturation, hue), strict=True):
+            check_within(f"CAST_OFFICIAL_JITTER.{name}", value, high=math.inf, meaning="half-width")
         self.centre = np.array([0.0, 1.0, 1.0, 0.0])
         self.width = np.array([brightness, contrast, saturation, hue])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from ssl_loc.data.augmenters.base import Augmenter, Context
 from ssl_loc.data.augmenters.build import AUGMENTER_REGISTRY
 from ssl_loc.data.augmenters.color_chain import LinearColor
 from ssl_loc.data.augmenters.deferred import SOLARIZE_AT, SOLARIZE_NEUTRAL, SOLARIZE_OFF, solarize
+from ssl_loc.data.augmenters.ranges import check_within
 from ssl_loc.data.rng import Streams
 from ssl_loc.structures import View
 from ssl_loc.utils.errors import ConfigError
@@ -86,9 +88,10 @@ class ColorJitter(LinearColor):
     ) -> None:
         if mode not in JITTER_MODES:
             raise ConfigError(f"AUGMENT.COLOR_JITTER.MODE is '{mode}'; expected {' or '.join(JITTER_MODES)}")
-        if not 0 <= hue <= 0.5:
-            raise ConfigError(f"AUGMENT.COLOR_JITTER.HUE is {hue}; expected 0 to 0.5 (turns of the colour circle)")
-        self.p, self.mode = p, mode
+        for name, value in (("BRIGHTNESS", brightness), ("CONTRAST", contrast), ("SATURATION", saturation)):
+            check_within(f"COLOR_JITTER.{name}", value, high=math.inf, meaning="strength")
+        check_within("COLOR_JITTER.HUE", hue, high=0.5, meaning="part of the colour circle")
+        self.p, self.mode = check_within("COLOR_JITTER.P", p), mode
         self.linear = mode == "matrix"
         strengths = np.array([brightness, contrast, saturation])
         self.low = np.append(np.maximum(1 - strengths, 0), -hue)
@@ -143,7 +146,7 @@ class RandomGrayscale(LinearColor):
     stream = "grayscale"
 
     def __init__(self, p: float = 0.2) -> None:
-        self.p = p
+        self.p = check_within("GRAYSCALE.P", p)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -164,7 +167,8 @@ class Solarize(Augmenter):
     deferrable = True
 
     def __init__(self, p: float = 0.2, threshold: int = 128) -> None:
-        self.p, self.threshold = p, threshold
+        self.p = check_within("SOLARIZE.P", p)
+        self.threshold = check_within("SOLARIZE.THRESHOLD", threshold, high=255, meaning="grey value")
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
