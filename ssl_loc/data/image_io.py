@@ -13,9 +13,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ssl_loc.saliency.map_io import PIL_ERRORS, read_map
+from ssl_loc.saliency.map_io import PIL_ERRORS, eight_bit, read_map
 from ssl_loc.utils.errors import DataError
-from ssl_loc.utils.pixels import to_uint8
 
 try:
     import simplejpeg
@@ -103,19 +102,8 @@ def decode_with_pil(path: str | os.PathLike) -> np.ndarray:
     """Decode through PIL; right for every mode, slower for JPEG."""
     try:
         with Image.open(path) as image:
-            return _rgb_array(image)
+            return eight_bit(image, "RGB")
     except PIL_ERRORS as error:
         raise DataError(f"cannot decode image {path}: {error}") from None
     except DataError as error:
         raise DataError(f"cannot decode image {path}: {error}") from None
-
-
-def _rgb_array(image: Image.Image) -> np.ndarray:
-    if image.mode.startswith("I") or image.mode == "F":
-        grey = to_uint8(np.asarray(image))
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        black = Image.new("RGBA", rgba.size, (0, 0, 0, 255))
-        image = Image.alpha_composite(black, rgba)
-    return np.array(image.convert("RGB"))

@@ -137,6 +137,8 @@ def _folder(node: CfgNode, records: RecordTable, sizes: np.ndarray) -> tuple[Mas
     if bad:
         _LOGGER.warning("%d of %d images are trained without a mask (DATA.MASKS.ON_BAD)", len(bad), len(keys))
     is_empty = np.array([key in empty for key in keys])
+    if is_empty.all() and len(keys) and node.EMPTY == "drop":
+        raise DataError(_all_empty(node, max(manifest.maps[key].high for key in keys)))
     keep = _keep(node, is_empty, report.empty)
     usable = np.array([key not in bad and key not in empty for key in keys])[keep]
     return FolderMasks(store, usable, node.ON_BAD, {"source": "folder", **manifest.info()}), keep
@@ -156,6 +158,18 @@ def bad_maps_message(root: str, report: MapReport) -> str:
         "ROOT/<path of the image without suffix>.png. Make or list them with tools/make_saliency.py, or set "
         "DATA.MASKS.ON_BAD skip_att to train these images without a mask"
     )
+
+
+def _all_empty(node: CfgNode, highest: int) -> str:
+    """What to do where no map has a salient pixel."""
+    text = (
+        f"no image of DATA.TRAIN is left to train on: every map in {node.ROOT} is empty, since no grey value is above "
+        f"DATA.MASKS.THRESHOLD ({node.THRESHOLD}); the highest is {highest}"
+    )
+    if highest == 0:
+        return f"{text}, so the maps are black: make them again (tools/make_saliency.py)"
+    kind = "the maps hold 0 and 1, not 0 and 255" if highest == 1 else "lower it"
+    return f"{text}; {kind}: set DATA.MASKS.THRESHOLD {0 if highest == 1 else highest // 2}"
 
 
 def _keep(node: CfgNode, empty: np.ndarray, names: list[str]) -> np.ndarray:

@@ -65,13 +65,21 @@ def grey_array(image: Image.Image) -> np.ndarray:
     """A PIL picture of any mode -> uint8 (H, W)."""
     if image.mode in ("1", "L") and "transparency" not in image.info:
         return np.array(image.convert("L"))
+    return eight_bit(image, "L")
+
+
+def eight_bit(image: Image.Image, mode: str) -> np.ndarray:
+    """A PIL picture of any mode as "L" (H, W) or "RGB" (H, W, 3), uint8.
+
+    Deep grey (16-bit, float) is rescaled linearly, which PIL would clip; alpha is composited on black.
+    """
     if image.mode.startswith("I") or image.mode == "F":
-        return to_uint8(np.asarray(image))
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        image = Image.fromarray(to_uint8(np.asarray(image)))
+    elif image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         black = Image.new("RGBA", rgba.size, (0, 0, 0, 255))
         image = Image.alpha_composite(black, rgba)
-    return np.array(image.convert("L"))
+    return np.array(image.convert(mode))
 
 
 def write_map(path: str | os.PathLike, values: np.ndarray) -> None:

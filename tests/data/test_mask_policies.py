@@ -88,6 +88,43 @@ def test_bad_maps_can_be_skipped_but_are_counted(photos, caplog):
     assert "1 missing: d" in caplog.text and "1 wrong size: e" in caplog.text
 
 
+def test_unreadable_map_stops_the_build_in_one_sentence(photos):
+    (photos / "maps" / "d.png").write_bytes(b"no picture")
+    write_manifest(photos / "maps", estimator="toy", uses_labels=False)
+    with pytest.raises(DataError) as error:
+        build(photos, "acd")
+    assert str(error.value) == (
+        f"1 of 3 images have no usable map in {photos / 'maps'} (1 unreadable: d); expected "
+        "ROOT/<path of the image without suffix>.png. Make or list them with tools/make_saliency.py, or set "
+        "DATA.MASKS.ON_BAD skip_att to train these images without a mask"
+    )
+
+
+@pytest.mark.parametrize(
+    ("highest", "advice"),
+    [
+        (0, "the highest is 0, so the maps are black: make them again (tools/make_saliency.py)"),
+        (1, "the highest is 1; the maps hold 0 and 1, not 0 and 255: set DATA.MASKS.THRESHOLD 0"),
+        (90, "the highest is 90; lower it: set DATA.MASKS.THRESHOLD 45"),
+    ],
+)
+def test_maps_that_are_all_empty_name_the_threshold(photos, highest, advice):
+    for key in "ab":
+        values = np.zeros(SIZE, dtype=np.uint8)
+        values[2:5, 3:9] = highest
+        Image.fromarray(values).save(photos / "maps" / f"{key}.png")
+    write_manifest(photos / "maps", estimator="toy", uses_labels=False)
+    with pytest.raises(DataError) as error:
+        build(photos, "ab")
+    assert str(error.value) == (
+        f"no image of DATA.TRAIN is left to train on: every map in {photos / 'maps'} is empty, since no grey value is "
+        f"above DATA.MASKS.THRESHOLD (128); {advice}"
+    )
+    if highest:  # the advice works
+        assert build(photos, "ab", THRESHOLD=highest // 2)[2].tolist() == [0, 1]
+    assert build(photos, "ab", EMPTY="skip_att")[2].tolist() == [0, 1]
+
+
 def test_empty_masks_are_dropped_or_skipped(photos, caplog):
     _, source, keep = build(photos, "bac")
     assert keep.tolist() == [1, 2]
