@@ -24,7 +24,7 @@ def check_batch(cfg: CfgNode, world: int) -> int:
         if value < 1:
             raise ConfigError(f"{key} is {value}; expected a number >= 1")
     cuts = world * parts
-    unit, why = cuts, f"{world} processes x SOLVER.ACCUMULATE {parts}"
+    unit, why = cuts, f"{world} process{'es' if world > 1 else ''} x SOLVER.ACCUMULATE {parts}"
     if cfg.MODEL.NORM == "SplitBN":
         if groups % cuts:
             works = nearest(groups, cuts)
@@ -38,7 +38,25 @@ def check_batch(cfg: CfgNode, world: int) -> int:
             f"SOLVER.IMS_PER_BATCH is {batch}, which is not a multiple of {unit} = {why}; set SOLVER.IMS_PER_BATCH "
             f"{nearest(batch, unit)}"
         )
+    _warn_of_leaks(cfg, world)
     return batch // world
+
+
+def _warn_of_leaks(cfg: CfgNode, world: int) -> None:
+    """Where queries and keys of the same images share batch statistics, the match leaks through them (MoCo paper,
+    section 3.3: shuffling BN)."""
+    alone = cfg.MODEL.NORM == "BN" or (
+        cfg.MODEL.NORM == "SplitBN" and cfg.MODEL.NORM_GROUPS // cfg.SOLVER.ACCUMULATE == 1
+    )
+    if world == 1 and alone:
+        _logger.warning(
+            "one group of batch statistics per step (MODEL.NORM %s, NORM_GROUPS %d, SOLVER.ACCUMULATE %d, 1 process): "
+            "there is nothing to shuffle, and a method with a key encoder can tell the match by its statistics. Take "
+            "MODEL.NORM SplitBN with more groups than ACCUMULATE, or SyncBN",
+            cfg.MODEL.NORM,
+            cfg.MODEL.NORM_GROUPS,
+            cfg.SOLVER.ACCUMULATE,
+        )
 
 
 def nearest(value: int, unit: int) -> str:

@@ -45,7 +45,7 @@ class Log(Hook):
         self.latest: dict[str, float] = {}
         self._bar: tqdm | None = None
         self._window_start, self._window_steps, self._step_seconds = 0.0, 0, 0.0
-        self._passed_over, self._warned = 0, False
+        self._passed_over, self._warned, self._warned_of_masks = 0, False, False
 
     def before_train(self, loop: TrainLoop) -> None:
         show = comm.is_main_process()
@@ -97,12 +97,21 @@ class Log(Hook):
             writer.write(done, values)
         eta = timedelta(seconds=round((loop.max_iter - done) * self._step_seconds))
         _logger.info("%s", progress_line(done, loop.max_iter, values, terms, eta), extra=PROGRESS)
+        if (health := health_line(values)).strip():
+            _logger.info("%s", health, extra=PROGRESS)
         if self._bar is not None:
             self._bar.set_postfix_str(f"loss {values['loss']:.4g}, {values['images_per_second']:.4g} images/s")
         self._watch(done, values)
 
     def _watch(self, done: int, values: dict[str, float]) -> None:
-        """Say once that the embedding has collapsed."""
+        """Say once that the embedding has collapsed, or that no image has a mask."""
+        if values.get("attention_skipped_rate", 0.0) == 1.0 and not self._warned_of_masks:
+            self._warned_of_masks = True
+            _logger.warning(
+                "no image up to iteration %d had a usable mask: the attention loss trains nothing. Look at the data "
+                "with tools/visualize.py views, and at DATA.MASKS (SOURCE, ROOT, THRESHOLD, EMPTY)",
+                done,
+            )
         ratio = values.get("feature_std_ratio", math.inf)
         if ratio < COLLAPSE_RATIO and not self._warned:
             self._warned = True
@@ -127,6 +136,25 @@ def progress_line(done: int, max_iter: int, values: dict[str, float], terms: Seq
         f"lr {values['lr']:.4g} {values['step_seconds']:.4g} s/it (data {values['data_seconds']:.3g}) "
         f"{values['images_per_second']:.4g} images/s {memory}"
     )
+
+
+# What users ask of the curves (docs/reading-the-curves.md), by the words of the log line.
+_HEALTH = {
+    "queue_real_share": "queue real",
+    "pos_similarity": "pos sim",
+    "neg_similarity": "neg sim",
+    "feature_std": "feature std",
+    "feature_std_ideal": "ideal",
+    "has_mask_rate": "with mask",
+    "crop_unmet_rate": "crop unmet",
+    "attention_skipped_rate": "attention skipped",
+    "zero_cam_rate": "zero cam",
+}
+
+
+def health_line(values: dict[str, float]) -> str:
+    """The line below a progress line: is it learning, and on what share of the images?"""
+    return "  " + ", ".join(f"{word} {values[name]:.3g}" for name, word in _HEALTH.items() if name in values)
 
 
 def max_memory_mb(device: torch.device) -> float:

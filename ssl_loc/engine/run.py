@@ -29,6 +29,7 @@ from ssl_loc.engine.train_loop import Hook, TrainLoop
 from ssl_loc.losses import build_losses
 from ssl_loc.modeling import Backbone, Method, build_method
 from ssl_loc.solver import Schedule, build_optimizer, build_schedule
+from ssl_loc.solver.limits import check_limits
 from ssl_loc.structures import Views
 from ssl_loc.utils import comm
 from ssl_loc.utils.device import choose_device
@@ -53,6 +54,7 @@ def train(cfg: CfgNode, resume: bool = False) -> dict[str, Any]:
     Raises:
         UserError: the run cannot start or cannot go on; nothing of an earlier run has been touched.
     """
+    check_limits(cfg)
     checkpoint = setup.open_run_folder(cfg, resume)
     comm.barrier()  # nobody creates files before everybody has looked
     setup_logger(cfg.OUTPUT_DIR, comm.get_rank())

@@ -86,3 +86,20 @@ def test_random_states_are_handed_round(caplog: pytest.LogCaptureFixture) -> Non
     restore_rng({"cpu": [first, torch.get_rng_state()], "cuda": []}, torch.device("cpu"))
     assert torch.equal(torch.rand(3), expected)
     assert "written by 2 processes and 1 continue it" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("keys", "world", "warned"),
+    [
+        (("MODEL.NORM", "BN"), 1, True),
+        (("MODEL.NORM", "BN"), 2, False),
+        (("MODEL.NORM_GROUPS", 4, "SOLVER.ACCUMULATE", 4, "SOLVER.IMS_PER_BATCH", 16), 1, True),
+        (("MODEL.NORM_GROUPS", 4, "SOLVER.ACCUMULATE", 2, "SOLVER.IMS_PER_BATCH", 16), 1, False),
+        (("MODEL.NORM", "SyncBN"), 1, False),
+    ],
+)
+def test_a_leak_through_batch_statistics_is_said(
+    keys: tuple, world: int, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    check_batch(tiny_cfg(NOWHERE, Path("out"), *keys), world)
+    assert ("can tell the match by its statistics" in caplog.text) == warned

@@ -12,6 +12,7 @@ from torch import nn
 from ssl_loc.components import get_cfg
 from ssl_loc.config import CfgNode
 from ssl_loc.solver import build_optimizer, build_schedule, scaled_lr
+from ssl_loc.solver.limits import check_limits
 from ssl_loc.solver.param_groups import param_groups
 from ssl_loc.utils.errors import ConfigError
 
@@ -134,3 +135,28 @@ def test_nothing_to_train_is_an_error() -> None:
 def test_unknown_optimizer_names_the_known() -> None:
     with pytest.raises(ConfigError, match="no OPTIMIZER is called 'Adam'.*Known: SGD"):
         build_optimizer(cfg_with("SOLVER.OPTIMIZER", "Adam"), torch.nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("SOLVER.CLIP_NORM", -1.0),
+        ("SOLVER.BASE_LR", -1.0),
+        ("SOLVER.MAX_ITER", -5),
+        ("SOLVER.MOMENTUM", 2.0),
+        ("SOLVER.WEIGHT_DECAY", -1.0),
+        ("SOLVER.STEPS", ["a"]),
+        ("SOLVER.STEPS", [0.8, 0.6]),
+        ("SOLVER.WARMUP_FACTOR", 1.5),
+        ("ENGINE.LOG_PERIOD", 0),
+        ("VERSION", 2),
+        ("OUTPUT_DIR", ""),
+    ],
+)
+def test_values_that_cannot_work_name_their_key(key: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"^{key} is .*expected"):
+        check_limits(cfg_with(key, value))
+
+
+def test_defaults_are_within_their_limits() -> None:
+    check_limits(get_cfg())
