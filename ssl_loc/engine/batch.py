@@ -52,7 +52,7 @@ def _warn_of_leaks(cfg: CfgNode, world: int) -> None:
         _logger.warning(
             "one group of batch statistics per step (MODEL.NORM %s, NORM_GROUPS %d, SOLVER.ACCUMULATE %d, 1 process): "
             "there is nothing to shuffle, and a method with a key encoder can tell the match by its statistics. Take "
-            "MODEL.NORM SplitBN with more groups than ACCUMULATE, or SyncBN",
+            "MODEL.NORM SplitBN with more groups than ACCUMULATE",
             cfg.MODEL.NORM,
             cfg.MODEL.NORM_GROUPS,
             cfg.SOLVER.ACCUMULATE,
