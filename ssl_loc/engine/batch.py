@@ -27,10 +27,9 @@ def check_batch(cfg: CfgNode, world: int) -> int:
     unit, why = cuts, f"{world} process{'es' if world > 1 else ''} x SOLVER.ACCUMULATE {parts}"
     if cfg.MODEL.NORM == "SplitBN":
         if groups % cuts:
-            works = nearest(groups, cuts)
             raise ConfigError(
                 f"MODEL.NORM_GROUPS is {groups}, which {why} = {cuts} parts of the batch do not share evenly (SplitBN "
-                f"keeps whole groups in one part); set MODEL.NORM_GROUPS {works}, or MODEL.NORM SyncBN or BN"
+                f"keeps whole groups in one part); {_ways_out(cfg, world)}"
             )
         unit, why = groups, f"MODEL.NORM_GROUPS {groups} ({why})"
     if batch % unit:
@@ -40,6 +39,29 @@ def check_batch(cfg: CfgNode, world: int) -> int:
         )
     _warn_of_leaks(cfg, world)
     return batch // world
+
+
+def _ways_out(cfg: CfgNode, world: int) -> str:
+    """Changes after which :func:`check_batch` finds nothing, for groups that the parts do not share."""
+    batch, parts, groups = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.ACCUMULATE, cfg.MODEL.NORM_GROUPS
+    cuts = world * parts
+    ways = []
+    if batch % cuts == 0:
+        works = [g for g in range(cuts, batch + 1, cuts) if batch % g == 0]
+        ways.append(f"set MODEL.NORM_GROUPS {_around(groups, works)}")
+        ways.append("MODEL.NORM SyncBN or BN")
+    else:
+        more = math.ceil(groups / cuts) * cuts
+        ways.append(f"set MODEL.NORM_GROUPS {more} with SOLVER.IMS_PER_BATCH {nearest(batch, more)}")
+    if batch % groups == 0 and (counts := [w for w in range(1, groups + 1) if groups % (w * parts) == 0]):
+        ways.append(f"start as many processes as --num-gpus {_around(world, counts)}")
+    return ", or ".join(ways)
+
+
+def _around(value: int, works: list[int]) -> str:
+    """The nearest of the ascending ``works`` on both sides of ``value``, as "A or B"."""
+    below, above = [w for w in works if w < value][-1:], [w for w in works if w > value][:1]
+    return " or ".join(map(str, below + above))
 
 
 def _warn_of_leaks(cfg: CfgNode, world: int) -> None:

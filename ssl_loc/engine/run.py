@@ -38,6 +38,8 @@ from ssl_loc.utils.events import JsonlWriter, TensorBoardWriter, Writer
 from ssl_loc.utils.logger import close_logger, setup_logger
 
 _logger = logging.getLogger(__name__)
+# How torch says, in a plain RuntimeError, that the CPU has no room for a tensor.
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "Storage size calculation overflowed")
 
 
 def train(cfg: CfgNode, resume: bool = False) -> dict[str, Any]:
@@ -64,6 +66,10 @@ def train(cfg: CfgNode, resume: bool = False) -> dict[str, Any]:
             return _train(cfg, resume, checkpoint, stop)
     except torch.cuda.OutOfMemoryError as error:
         raise UserError(out_of_memory(cfg, str(error))) from None
+    except RuntimeError as error:
+        if not any(text in str(error) for text in _NO_MEMORY):
+            raise
+        raise UserError(out_of_memory(cfg, str(error), "CPU")) from None
     finally:
         close_logger()
 
@@ -168,12 +174,13 @@ def _summary(cfg: CfgNode, loop: TrainLoop) -> dict[str, Any]:
     }
 
 
-def out_of_memory(cfg: CfgNode, reason: str) -> str:
-    """The sentence for a GPU that is too small, with the keys that help."""
-    solver = cfg.SOLVER
+def out_of_memory(cfg: CfgNode, reason: str, device: str = "GPU") -> str:
+    """The sentence for a ``device`` that is too small, with the keys that help."""
+    solver, world = cfg.SOLVER, comm.get_world_size()
     return (
-        f"out of GPU memory with SOLVER.IMS_PER_BATCH {solver.IMS_PER_BATCH} on {comm.get_world_size()} processes, "
-        f"AUGMENT.SIZE {cfg.AUGMENT.SIZE}: {reason.splitlines()[0]} Use any of: SOLVER.ACCUMULATE "
-        f"{solver.ACCUMULATE * 2} (same batch in more parts), SOLVER.AMP.ENABLED True (half the memory), a smaller "
-        "SOLVER.IMS_PER_BATCH (the lr follows by SOLVER.LR_SCALING), a smaller AUGMENT.SIZE, or more GPUs (--num-gpus)"
+        f"out of {device} memory with SOLVER.IMS_PER_BATCH {solver.IMS_PER_BATCH} on {world} "
+        f"process{'es' if world > 1 else ''}, AUGMENT.SIZE {cfg.AUGMENT.SIZE}, MODEL.MOCO.K {cfg.MODEL.MOCO.K}: "
+        f"{reason.splitlines()[0]} Use any of: SOLVER.ACCUMULATE {solver.ACCUMULATE * 2} (same batch in more parts), "
+        "SOLVER.AMP.ENABLED True (half the memory), a smaller SOLVER.IMS_PER_BATCH (the lr follows by "
+        "SOLVER.LR_SCALING), a smaller AUGMENT.SIZE, a smaller MODEL.MOCO.K, or more GPUs (--num-gpus)"
     )

@@ -28,8 +28,10 @@ def open_run_folder(cfg: CfgNode, resume: bool) -> dict | None:
     """Look into ``OUTPUT_DIR``: the checkpoint to continue, or None to start.
 
     Raises:
-        ConfigError: it already holds a run and ``resume`` is not asked for, or it holds one of another config.
+        ConfigError: it is no folder and cannot become one, it already holds a run and ``resume`` is not asked for, or
+            it holds one of another config.
     """
+    _check_folder(Path(cfg.OUTPUT_DIR))
     checkpointer = Checkpointer(cfg.OUTPUT_DIR)
     last = checkpointer.last()
     if not resume:
@@ -47,6 +49,17 @@ def open_run_folder(cfg: CfgNode, resume: bool) -> dict | None:
     checkpoint["path"] = str(last)
     checkpoint["changes"] = check_resumable(checkpoint["config"], cfg.to_dict(), str(last))
     return checkpoint
+
+
+def _check_folder(folder: Path) -> None:
+    """Whether ``OUTPUT_DIR`` is, or can be made, a folder to write into. Makes nothing."""
+    there = folder.absolute()
+    while not os.path.lexists(there):
+        there = there.parent
+    if not there.is_dir():
+        raise ConfigError(f"OUTPUT_DIR is {folder}, but {there} is not a folder; give a folder for this run")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"OUTPUT_DIR is {folder}, but {there} cannot be written into; give a folder of your own")
 
 
 def write_run_files(cfg: CfgNode) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from engine_runs import tiny_cfg
 
+from ssl_loc.config import CfgNode
 from ssl_loc.engine.batch import check_batch, describe_run, model_cfg, nearest, run_length
-from ssl_loc.engine.run import out_of_memory
+from ssl_loc.engine.run import out_of_memory, train
 from ssl_loc.engine.state import restore_rng
 from ssl_loc.solver import build_schedule
-from ssl_loc.utils.errors import ConfigError
+from ssl_loc.utils.errors import ConfigError, UserError
 
 NOWHERE = (Path("images"), Path("masks"))
 
@@ -28,14 +30,52 @@ def test_nearest_multiples() -> None:
         (("MODEL.NORM", "BN", "SOLVER.IMS_PER_BATCH", 30), 4, "IMS_PER_BATCH is 30.*multiple of 4.*28 or 32"),
         (("MODEL.NORM", "BN", "SOLVER.IMS_PER_BATCH", 30, "SOLVER.ACCUMULATE", 4), 2, "ACCUMULATE 4; .*24 or 32"),
         (("MODEL.NORM_GROUPS", 8, "SOLVER.IMS_PER_BATCH", 20), 2, "NORM_GROUPS 8.*16 or 24"),
-        (("MODEL.NORM_GROUPS", 8, "SOLVER.IMS_PER_BATCH", 24), 3, "NORM_GROUPS is 8.*MODEL.NORM_GROUPS 6 or 9"),
+        (
+            ("MODEL.NORM_GROUPS", 8, "SOLVER.IMS_PER_BATCH", 24),
+            3,
+            "NORM_GROUPS is 8.*set MODEL.NORM_GROUPS 6 or 12, .*gpus 2 or 4$",
+        ),
         (("MODEL.NORM_GROUPS", 2, "SOLVER.IMS_PER_BATCH", 24, "SOLVER.ACCUMULATE", 4), 1, "MODEL.NORM_GROUPS 4"),
+        # 256 images are shared by no 3 processes; 9 groups want 252 = 9 x 28 or 261 = 9 x 29 of them.
+        (
+            ("MODEL.NORM_GROUPS", 8, "SOLVER.IMS_PER_BATCH", 256),
+            3,
+            "GROUPS 9 with SOLVER.IMS_PER_BATCH 252 or 261, or start",
+        ),
         (("SOLVER.ACCUMULATE", 0), 1, "SOLVER.ACCUMULATE is 0"),
     ],
 )
 def test_indivisible_batches_name_keys_and_numbers(keys: tuple, world: int, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         check_batch(tiny_cfg(NOWHERE, "out", *keys), world)
+
+
+@pytest.mark.parametrize("world", [2, 3, 5, 6, 7])
+@pytest.mark.parametrize("keys", [(8, 24, 1), (8, 256, 1), (2, 24, 4), (4, 30, 2), (9, 100, 1)])
+def test_suggested_numbers_work(keys: tuple[int, int, int], world: int) -> None:
+    """Every number that the message names is taken, with its companion, without another message."""
+
+    def cfg(groups: int, batch: int, parts: int) -> CfgNode:
+        given = ("MODEL.NORM_GROUPS", groups, "SOLVER.IMS_PER_BATCH", batch, "SOLVER.ACCUMULATE", parts)
+        return tiny_cfg(NOWHERE, "out", *given)
+
+    def numbers(pattern: str) -> list[int]:
+        found = re.search(pattern + r" (\d+)(?: or (\d+))?", text)
+        return [int(n) for n in found.groups() if n] if found else []
+
+    groups, batch, parts = keys
+    try:
+        check_batch(cfg(*keys), world)
+        return
+    except ConfigError as error:
+        text = str(error).partition("; ")[2]
+    new_groups, new_batches = numbers("NORM_GROUPS") or [groups], numbers("IMS_PER_BATCH") or [batch]
+    assert (new_groups, new_batches) != ([groups], [batch])
+    for g in new_groups:
+        for b in new_batches:
+            assert check_batch(cfg(g, b, parts), world) * world == b
+    for count in numbers("--num-gpus"):
+        assert check_batch(cfg(*keys), count) * count == batch
 
 
 def test_groups_are_shared_out_over_parts() -> None:
@@ -73,9 +113,26 @@ def test_out_of_memory_names_the_keys_that_help() -> None:
         "SOLVER.ACCUMULATE 2",
         "SOLVER.AMP.ENABLED True",
         "AUGMENT.SIZE",
+        "MODEL.MOCO.K 24",
         "--num-gpus",
     ):
         assert key in text
+    assert "on 1 process," in text
+
+
+@pytest.mark.parametrize("k", [10**13, 10**18])
+def test_a_queue_beyond_all_memory_is_one_sentence(drawn: tuple[Path, Path], tmp_path: Path, k: int) -> None:
+    with pytest.raises(UserError, match=f"^out of CPU memory with .*MODEL.MOCO.K {k}.* a smaller MODEL.MOCO.K"):
+        train(tiny_cfg(drawn, tmp_path / "run", "MODEL.MOCO.K", k))
+
+
+@pytest.mark.parametrize("below", ["", "run", "a/run"])
+def test_an_output_dir_that_is_a_file_is_one_sentence(tmp_path: Path, below: str) -> None:
+    file = tmp_path / "taken"
+    file.write_text("mine")
+    with pytest.raises(ConfigError, match=f"^OUTPUT_DIR is {file / below}, but {file} is not a folder; give a folder"):
+        train(tiny_cfg(NOWHERE, file / below))
+    assert file.read_text() == "mine"
 
 
 def test_random_states_are_handed_round(caplog: pytest.LogCaptureFixture) -> None:
