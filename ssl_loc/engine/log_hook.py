@@ -112,11 +112,11 @@ class Log(Hook):
                 "with tools/visualize.py views, and at DATA.MASKS (SOURCE, ROOT, THRESHOLD, EMPTY)",
                 done,
             )
-        ratio = values.get("feature_std_ratio", math.inf)
+        ratio = values.get("feature_std", math.inf) / values.get("feature_std_ideal", 1.0)
         if ratio < COLLAPSE_RATIO and not self._warned:
             self._warned = True
             _logger.warning(
-                "the embedding is collapsing at iteration %d: its spread is %.3f of an even one (feature_std_ratio), "
+                "the embedding is collapsing at iteration %d: its spread is %.3f of an even one (feature_std), "
                 "in %.1f effective dimensions; see docs/reading-the-curves.md. Usual remedies: lower SOLVER.BASE_LR, "
                 "longer SOLVER.WARMUP_ITERS, a larger batch or queue",
                 done,

@@ -55,19 +55,23 @@ class TrainingModel(nn.Module):
 def collapse_numbers(q: Tensor) -> dict[str, Tensor | float]:
     """Signs of collapse on the global batch of queries, from this process's (N, D). Collective.
 
-    "feature_std_ratio": standard deviation per dimension of the unit embeddings, times sqrt(D): 1 when they spread
-    evenly over the sphere, 0 when all are equal. "effective_rank": exponential of the entropy of the normalised
+    "feature_std": standard deviation per dimension of the unit embeddings: "feature_std_ideal" = 1 / sqrt(D) when they
+    spread evenly over the sphere, 0 when all are equal. "effective_rank": exponential of the entropy of the normalised
     singular values of the centred embeddings (Roy and Vetterli, 2007): dimensions in use, at most min(N - 1, D).
     """
     q = comm.all_gather(q.float())
     # Broken embeddings give NaN here and are reported by the finite check; an SVD of them would raise in its place.
     broken = torch.where(torch.isfinite(q).all(), 0.0, torch.nan)
     q = q.nan_to_num()
-    spread = q.std(0, unbiased=False).mean() * q.shape[1] ** 0.5
+    spread = q.std(0, unbiased=False).mean()
     singular = torch.linalg.svdvals(q - q.mean(0))
     share = singular / singular.sum().clamp_min(torch.finfo(q.dtype).tiny)
     entropy = -(share * share.clamp_min(torch.finfo(q.dtype).tiny).log()).sum()
-    return {"feature_std_ratio": spread + broken, "effective_rank": entropy.exp() + broken}
+    return {
+        "feature_std": spread + broken,
+        "feature_std_ideal": q.shape[1] ** -0.5,
+        "effective_rank": entropy.exp() + broken,
+    }
 
 
 def _only(terms: dict[str, Tensor]) -> Tensor:

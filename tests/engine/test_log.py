@@ -33,7 +33,7 @@ ASKED = (
     "pos_similarity",
     "neg_similarity",
     "feature_std",
-    "feature_std_ratio",
+    "feature_std_ideal",
     "effective_rank",
     "crop_unmet_rate",
     "has_mask_rate",

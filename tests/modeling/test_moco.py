@@ -149,14 +149,12 @@ def test_shuffling_changes_keys_only_where_it_can() -> None:
     assert torch.equal(*frozen)
 
 
-def test_collapse_and_chance_are_visible() -> None:
+def test_chance_and_queue_are_visible() -> None:
     method = _moco()
     views = random_views(4)
     _, log = InfoNCE()(views, method(views), method)
     assert log["chance_loss"] == pytest.approx(3.0445, abs=1e-4)  # ln 21
-    method.query_head.weight.data.zero_()
-    collapsed = method(views).log
-    assert float(collapsed["feature_std"]) < 1e-6 and collapsed["feature_std_ideal"] == 0.25
+    assert float(method(views).log["queue_real_share"]) == 0
 
 
 def test_encode_and_channels_last_agree() -> None:

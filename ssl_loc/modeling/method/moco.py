@@ -136,7 +136,7 @@ class MoCo(Method):
             # Enqueued in after_step: the losses read the queue itself, not a copy.
             self._pending.append(k)
         pair = Pair(0, 1, q, k, self.temperature, pooled=z, maps=maps, negatives=self.queue.features)
-        return MethodOutput([pair], self._log(q))
+        return MethodOutput([pair], {"queue_real_share": self.queue.real_share()})
 
     @torch.no_grad()
     def after_step(self, iteration: int) -> None:
@@ -195,16 +195,6 @@ class MoCo(Method):
         if self._step_number is None:
             self._step_number = int(self.step)
         return self._step_number
-
-    @torch.no_grad()
-    def _log(self, q: Tensor) -> dict[str, Tensor | float]:
-        q = q.detach()
-        return {
-            # Collapse shows as feature_std -> 0; features spread over the whole sphere have 1 / sqrt(D).
-            "feature_std": q.std(0, unbiased=False).mean(),
-            "feature_std_ideal": q.shape[1] ** -0.5,
-            "queue_real_share": self.queue.real_share(),
-        }
 
 
 def _forget_step_number(method: MoCo, incompatible_keys: Any) -> None:
