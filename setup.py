@@ -25,14 +25,19 @@ REQUIRES = [
     "matplotlib>=3.7",
     "scipy>=1.10",
     "scikit-learn>=1.3",
+    # Compiles the superpixels and graph distances of the saliency estimators.
+    "numba>=0.59",
 ]
 EXTRAS = {
     # libjpeg-turbo binding: decodes JPEG about 1.2 x faster than OpenCV; never required.
     "fast": ["simplejpeg>=1.6"],
+    # tools/export_backbone.py --format safetensors.
+    "export": ["safetensors>=0.4"],
     "dev": [
         "pytest>=7.4",
         "pytest-xdist>=3.3",
         "hypothesis>=6.80",
+        "safetensors>=0.4",
         "ruff>=0.5",
         "mypy>=1.8",
         "import-linter>=2.0",
