@@ -12,6 +12,7 @@ import pytest
 import torch
 from helpers.ddp import run_in_processes
 from helpers.detection_data import draw_detection_data
+from helpers.detection_recipe import CONFIGS, NARROW, tiny_recipe
 
 from ssl_loc.modeling.backbone import build_backbone_from_description
 from ssl_loc.transfer.build import TransferJob, Trunk, choose_engine
@@ -25,10 +26,7 @@ HERE, WHY = Detectron2Engine().available()
 needs_detectron2 = pytest.mark.skipif(not HERE, reason=WHY)
 pytestmark = pytest.mark.detectron2
 
-CONFIGS = Path(__file__).parents[2] / "configs" / "detection"
-QUICK = {"C4": "quick/voc_R18_C4.yaml", "FPN": "quick/voc_R18_FPN.yaml", "mask": "quick/coco_R18_FPN_mask.yaml"}
 FULL = {"C4": "Base-RCNN-C4.yaml", "FPN": "Base-RCNN-FPN.yaml"}
-NARROW = {"depth": 18, "width": 8, "layers": [1, 1, 1, 1]}
 
 
 def test_absence_is_one_helpful_sentence(monkeypatch):
@@ -167,42 +165,12 @@ def test_config_has_the_recipe_and_none_of_our_keys():
         to_detectron2(load_recipe(CONFIGS / FULL["C4"], ["MODEL.KEYPOINT_ON", "True"]))
 
 
-def tiny_recipe(kind, names, out, *overrides):
-    """A quick recipe, smaller still, on drawn data."""
-    style = "coco" if kind == "mask" else "voc"
-    keys = {
-        "TRANSFER.BACKBONE.KWARGS": NARROW,
-        "TRANSFER.LOG_PERIOD": 1,
-        "MODEL.ROI_HEADS.NUM_CLASSES": 2,
-        "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 8,
-        "INPUT.MIN_SIZE_TRAIN": (64, 80),
-        "INPUT.MIN_SIZE_TEST": 64,
-        "DATASETS.TRAIN": (names[f"{style}_train"],),
-        "DATASETS.TEST": (names[f"{style}_test"],),
-        "SOLVER.MAX_ITER": 3,
-        "SOLVER.STEPS": (2,),
-        "SOLVER.WARMUP_ITERS": 1,
-        "SOLVER.CHECKPOINT_PERIOD": 2,
-        "TEST.PRECISE_BN.NUM_ITER": 2,
-        "OUTPUT_DIR": str(out),
-    }
-    if kind != "C4":
-        keys |= {"MODEL.FPN.OUT_CHANNELS": 16, "MODEL.ROI_BOX_HEAD.FC_DIM": 16, "MODEL.ROI_MASK_HEAD.CONV_DIM": 8}
-    words = [str(word) for pair in keys.items() for word in pair]
-    return load_recipe(CONFIGS / QUICK[kind], [*words, *map(str, overrides)])
-
-
 def run(recipe, **job):
     from ssl_loc.transfer.detectron2_engine.engine import run_job
 
     if "detector" not in job:
         job["trunk"] = random_trunk(recipe)
     return run_job(TransferJob(recipe, Path(recipe.OUTPUT_DIR), **job))
-
-
-@pytest.fixture(scope="module")
-def names(tmp_path_factory):
-    return draw_detection_data(tmp_path_factory.mktemp("shapes"))
 
 
 @needs_detectron2

@@ -14,6 +14,7 @@ import pytest
 import torch
 from helpers.ddp import run_in_processes
 from helpers.detection_data import draw_detection_data
+from helpers.detection_recipe import CONFIGS, QUICK, tiny_recipe
 
 from ssl_loc.checkpoint.files import tensor_digest
 from ssl_loc.transfer.build import TransferJob
@@ -23,40 +24,6 @@ from ssl_loc.transfer.torchvision_engine import engine
 from ssl_loc.utils.errors import ConfigError, DataError, UserError, WeightsError
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = ROOT / "configs" / "detection"
-QUICK = {"C4": "quick/voc_R18_C4.yaml", "FPN": "quick/voc_R18_FPN.yaml", "mask": "quick/coco_R18_FPN_mask.yaml"}
-NARROW = {"depth": 18, "width": 8, "layers": [1, 1, 1, 1]}
-
-
-def tiny(kind: str, names: dict[str, str], out: Path | str, *overrides: Any) -> Recipe:
-    """A quick recipe, smaller still, on drawn data."""
-    style = "coco" if kind == "mask" else "voc"
-    keys = {
-        "TRANSFER.BACKBONE.KWARGS": NARROW,
-        "TRANSFER.LOG_PERIOD": 1,
-        "MODEL.ROI_HEADS.NUM_CLASSES": 2,
-        "MODEL.RESNETS.RES2_OUT_CHANNELS": 8,
-        "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 8,
-        "INPUT.MIN_SIZE_TRAIN": (64, 80),
-        "INPUT.MIN_SIZE_TEST": 64,
-        "DATASETS.TRAIN": (names[f"{style}_train"],),
-        "DATASETS.TEST": (names[f"{style}_test"],),
-        "SOLVER.MAX_ITER": 3,
-        "SOLVER.STEPS": (2,),
-        "SOLVER.WARMUP_ITERS": 1,
-        "SOLVER.CHECKPOINT_PERIOD": 2,
-        "TEST.PRECISE_BN.NUM_ITER": 2,
-        "OUTPUT_DIR": str(out),
-    }
-    if kind != "C4":
-        keys |= {"MODEL.FPN.OUT_CHANNELS": 16, "MODEL.ROI_BOX_HEAD.FC_DIM": 16, "MODEL.ROI_MASK_HEAD.CONV_DIM": 8}
-    words = [str(word) for pair in keys.items() for word in pair]
-    return load_recipe(CONFIGS / QUICK[kind], [*words, *map(str, overrides)])
-
-
-@pytest.fixture(scope="module")
-def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return draw_detection_data(tmp_path_factory.mktemp("shapes"))
 
 
 def final(folder: Path) -> dict[str, Any]:
@@ -66,7 +33,7 @@ def final(folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("kind", ["C4", "FPN", "mask"])
 def test_three_iterations_and_evaluation(kind: str, names: dict[str, str], tmp_path: Path) -> None:
     low = ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "TEST.EVAL_PERIOD", 2)
-    recipe = tiny(kind, names, tmp_path, *low)
+    recipe = tiny_recipe(kind, names, tmp_path, *low)
     result = run_transfer(recipe, "random", "torchvision")
     assert result is not None and result.details["engine"] == "torchvision"
     assert 0 <= result.metrics["bbox/AP"] <= result.metrics["bbox/AP50"] <= 100
@@ -85,7 +52,10 @@ def test_three_iterations_and_evaluation(kind: str, names: dict[str, str], tmp_p
     assert len(saved["images"]) == 3 and any(image["scores"] for image in saved["images"])
     # The saved detector alone gives the same numbers.
     again = run_transfer(
-        tiny(kind, names, tmp_path / "eval", *low), str(tmp_path / "model_final.pth"), "torchvision", eval_only=True
+        tiny_recipe(kind, names, tmp_path / "eval", *low),
+        str(tmp_path / "model_final.pth"),
+        "torchvision",
+        eval_only=True,
     )
     assert again is not None and again.metrics == pytest.approx(result.metrics, nan_ok=True)
 
@@ -93,11 +63,11 @@ def test_three_iterations_and_evaluation(kind: str, names: dict[str, str], tmp_p
 def test_resume_gives_the_same_bits(names: dict[str, str], tmp_path: Path) -> None:
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     # An evaluation in between must not change what training does.
-    run(tiny("FPN", names, straight, "TEST.EVAL_PERIOD", 1))
+    run(tiny_recipe("FPN", names, straight, "TEST.EVAL_PERIOD", 1))
     broken.mkdir()
     shutil.copy(straight / "model_0000001.pth", broken)
     (broken / "last_checkpoint").write_text("model_0000001.pth\n")
-    run(tiny("FPN", names, broken), resume=True)
+    run(tiny_recipe("FPN", names, broken), resume=True)
     a, b = final(straight), final(broken)
     assert a["iteration"] == b["iteration"] == 3
     assert all(torch.equal(a["model"][key], value) for key, value in b["model"].items())
@@ -111,21 +81,23 @@ def run(recipe: Recipe, resume: bool = False) -> dict[str, Any]:
 
 def test_workers_change_nothing(names: dict[str, str], tmp_path: Path) -> None:
     for count in (0, 2):
-        run(tiny("C4", names, tmp_path / str(count), "DATALOADER.NUM_WORKERS", count))
+        run(tiny_recipe("C4", names, tmp_path / str(count), "DATALOADER.NUM_WORKERS", count))
     a, b = final(tmp_path / "0"), final(tmp_path / "2")
     assert all(torch.equal(a["model"][key], value) for key, value in b["model"].items())
 
 
 def test_images_without_objects_train_without_nan(names: dict[str, str], tmp_path: Path) -> None:
     keep = ("DATALOADER.FILTER_EMPTY_ANNOTATIONS", "False", "DATASETS.TRAIN", (names["coco_test"],))
-    recipe = tiny("mask", names, tmp_path, *keep, "SOLVER.MAX_ITER", 4, "SOLVER.IMS_PER_BATCH", 1)
+    recipe = tiny_recipe("mask", names, tmp_path, *keep, "SOLVER.MAX_ITER", 4, "SOLVER.IMS_PER_BATCH", 1)
     run(recipe)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 4 and all(math.isfinite(value) for row in rows for value in row.values())
 
 
 def test_divergence_names_losses_iteration_and_files(names: dict[str, str], tmp_path: Path) -> None:
-    recipe = tiny("FPN", names, tmp_path, "SOLVER.BASE_LR", "1e30", "SOLVER.MAX_ITER", 6, "SOLVER.WARMUP_ITERS", 0)
+    recipe = tiny_recipe(
+        "FPN", names, tmp_path, "SOLVER.BASE_LR", "1e30", "SOLVER.MAX_ITER", 6, "SOLVER.WARMUP_ITERS", 0
+    )
     with pytest.raises(UserError, match=r"loss_\w+.* at iteration \d .*train_00\d.jpg.*SOLVER.BASE_LR"):
         run(recipe)
 
@@ -136,12 +108,12 @@ def test_a_broken_image_is_named_in_one_sentence(workers: int, tmp_path: Path) -
     for path in (tmp_path / "data/VOCdevkit/VOC2007/JPEGImages").glob("train_*.jpg"):
         path.write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"^image \S+train_00\d.jpg cannot be read") as error:
-        run(tiny("C4", names, tmp_path / "out", "DATALOADER.NUM_WORKERS", workers))
+        run(tiny_recipe("C4", names, tmp_path / "out", "DATALOADER.NUM_WORKERS", workers))
     assert "\n" not in str(error.value)
 
 
 def test_wrong_checkpoints_and_classes_end_in_a_sentence(names: dict[str, str], tmp_path: Path) -> None:
-    recipe = tiny("C4", names, tmp_path)
+    recipe = tiny_recipe("C4", names, tmp_path)
     with pytest.raises(WeightsError, match="no weight file .*export_backbone.py"):
         run_transfer(recipe, str(tmp_path / "absent.pth"), "torchvision")
     torch.save({"state_dict": {}}, tmp_path / "other.pth")
@@ -153,9 +125,9 @@ def test_wrong_checkpoints_and_classes_end_in_a_sentence(names: dict[str, str], 
     with pytest.raises(WeightsError, match="broken.pth is not a torch file"):
         run_transfer(recipe, str(tmp_path / "broken.pth"), "torchvision", eval_only=True)
     with pytest.raises(ConfigError, match="NUM_CLASSES is 7 but .* has 2 classes"):
-        run_transfer(tiny("C4", names, tmp_path, "MODEL.ROI_HEADS.NUM_CLASSES", 7), "random", "torchvision")
+        run_transfer(tiny_recipe("C4", names, tmp_path, "MODEL.ROI_HEADS.NUM_CLASSES", 7), "random", "torchvision")
     with pytest.raises(ConfigError, match="KEYPOINT_ON"):
-        run_transfer(tiny("C4", names, tmp_path, "MODEL.KEYPOINT_ON", True), "random", "torchvision")
+        run_transfer(tiny_recipe("C4", names, tmp_path, "MODEL.KEYPOINT_ON", True), "random", "torchvision")
 
 
 def test_folders_and_files_of_another_kind_say_what_to_give(names: dict[str, str], tmp_path: Path) -> None:
@@ -163,7 +135,7 @@ def test_folders_and_files_of_another_kind_say_what_to_give(names: dict[str, str
         with pytest.raises(WeightsError, match=words):
             run_transfer(recipe, str(weights), "torchvision", eval_only)
 
-    recipe = tiny("C4", names, tmp_path / "out")
+    recipe = tiny_recipe("C4", names, tmp_path / "out")
     run_folder = tmp_path / "pretrained"
     run_folder.mkdir()
     refused(
@@ -189,8 +161,8 @@ def test_folders_and_files_of_another_kind_say_what_to_give(names: dict[str, str
 
 
 def test_a_detector_of_another_recipe_is_refused(names: dict[str, str], tmp_path: Path) -> None:
-    run(tiny("C4", names, tmp_path))
-    other = tiny("C4", names, tmp_path / "o", "MODEL.ROI_HEADS.NAME", "Res5ROIHeads")
+    run(tiny_recipe("C4", names, tmp_path))
+    other = tiny_recipe("C4", names, tmp_path / "o", "MODEL.ROI_HEADS.NAME", "Res5ROIHeads")
     with pytest.raises(WeightsError, match="roi_heads.box_head.norm.weight is not part of this detector"):
         run_transfer(other, str(tmp_path / "model_final.pth"), "torchvision", eval_only=True)
 
@@ -205,7 +177,7 @@ def _train_in_a_group(rank: int, names: dict[str, str], out: str) -> dict[str, A
         return predict(recipe, model, name)
 
     engine.predict = spy
-    found = run(tiny("mask", names, out, "MODEL.RESNETS.NORM", "SyncBN"))
+    found = run(tiny_recipe("mask", names, out, "MODEL.RESNETS.NORM", "SyncBN"))
     return {"state": seen, "predicted": [str(p.image_id) for part in found.values() for p in part]}
 
 
@@ -230,7 +202,7 @@ def test_the_tool_teaches_and_fails_in_one_sentence(tmp_path: Path) -> None:
 def test_a_detector_learns(tmp_path: Path) -> None:
     """Two coloured shapes, random initialisation, 200 iterations: AP50 above 20 (a run gives 60 or more)."""
     names = draw_detection_data(tmp_path / "data", train=40, test=16)
-    recipe = tiny(
+    recipe = tiny_recipe(
         *("FPN", names, tmp_path / "out"),
         *("SOLVER.MAX_ITER", 200, "SOLVER.STEPS", (160,), "SOLVER.WARMUP_ITERS", 20, "SOLVER.BASE_LR", 0.02),
         *("SOLVER.CHECKPOINT_PERIOD", 0, "TEST.PRECISE_BN.NUM_ITER", 10, "TRANSFER.LOG_PERIOD", 20),
