@@ -21,13 +21,13 @@ from ssl_loc.demo.run import Runner
 from ssl_loc.demo.table import collect, render
 from ssl_loc.engine.signals import STATUS_BASE
 from ssl_loc.utils.cli import run_tool
-from ssl_loc.utils.errors import ConfigError
 from ssl_loc.utils.file_io import write_text
+from ssl_loc.utils.seeds import SEEDS_HELP, parse_seeds
 
 EPILOG = """\
 examples
   python tools/demo.py --out output/demo                    one seed, minutes on 2 CPU cores
-  python tools/demo.py --out output/demo --seeds 0,1,2      mean and standard deviation over seeds
+  python tools/demo.py --out output/demo --seeds 3          mean and standard deviation over seeds 0, 1, 2
   python tools/demo.py --out /tmp/x --size smoke            do all commands fit together? numbers mean nothing
   python tools/demo.py --out output/demo --list             the commands, one per line, without running them
 
@@ -42,23 +42,12 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", default="output/demo", metavar="DIR", help="folder of the demo (default output/demo)")
-    parser.add_argument("--seeds", default="0", metavar="N[,N]", help="seeds, separated by commas (default 0)")
+    parser.add_argument("--seeds", default="1", metavar="N", help=f"{SEEDS_HELP} (default 1: seed 0)")
     parser.add_argument("--size", default="full", choices=sorted(SIZES), help="amount of work (default full)")
     parser.add_argument("--jobs", type=int, default=0, metavar="N", help="stages side by side (default: CPU cores)")
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"), help="of the pretraining")
     parser.add_argument("--list", action="store_true", help="print the commands and stop")
     return parser.parse_args()
-
-
-def parse_seeds(text: str) -> list[int]:
-    """ "0,1,2" -> [0, 1, 2]."""
-    try:
-        seeds = [int(word) for word in text.split(",")]
-    except ValueError:
-        seeds = []
-    if not seeds or min(seeds) < 0 or len(set(seeds)) != len(seeds):
-        raise ConfigError(f"--seeds is '{text}'; expected different numbers >= 0 separated by commas, such as 0,1,2")
-    return seeds
 
 
 def wants_bf16(precision: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from ssl_loc.demo.plan import EVALUATIONS, METHODS, RANDOM, Stage, detect_folder, eval_folder
 from ssl_loc.utils.file_io import read_json
+from ssl_loc.utils.seeds import mean_std
 
 # Column -> (protocol, metric as its result names it, factor that makes it percent).
 COLUMNS = {
@@ -52,14 +52,6 @@ def _results(out: str | Path, seed: int, row: str) -> list[dict[str, Any]]:
     found = [result for result in map(read_json, files) if result["details"]["label"] == row]
     detector = detect_folder(out, seed, row) / "result.json"
     return [*found, read_json(detector)] if detector.exists() else found
-
-
-def mean_std(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation (0 for one value)."""
-    mean = sum(values) / len(values)
-    if len(values) == 1:
-        return mean, 0.0
-    return mean, math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
 
 
 def rows_of(numbers: Numbers, seconds: Mapping[str, float], stages: Iterable[Stage]) -> list[list[str]]:
