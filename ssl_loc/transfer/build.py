@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from ssl_loc.transfer.clock import Clock
 from ssl_loc.transfer.predictions import ImagePrediction
 from ssl_loc.transfer.recipe import Recipe
 from ssl_loc.utils.errors import ConfigError, EngineUnavailableError
@@ -55,6 +56,7 @@ class TransferJob:
         trunk: weights to start from; None for evaluation only.
         detector: a detector checkpoint of the same engine, for evaluation only; else None.
         resume: continue from ``output_dir``'s last checkpoint if there is one.
+        clock: engines time their "training" and "prediction" with it.
     """
 
     recipe: Recipe
@@ -62,6 +64,7 @@ class TransferJob:
     trunk: Trunk | None = None
     detector: Path | None = None
     resume: bool = False
+    clock: Clock = field(default_factory=Clock, compare=False)
 
     @property
     def eval_only(self) -> bool:
