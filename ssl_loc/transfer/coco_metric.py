@@ -9,14 +9,16 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from ssl_loc.transfer.datasets import DetectionDataset
-from ssl_loc.transfer.predictions import ImagePrediction
-from ssl_loc.utils.errors import ConfigError, DataError
+from ssl_loc.transfer.detection_scores import DetectionScores, class_row, curve
+from ssl_loc.transfer.predictions import ImagePrediction, check_predictions
+from ssl_loc.utils.errors import DataError, check_choice
 from ssl_loc.utils.file_io import read_json
 
 logger = logging.getLogger(__name__)
@@ -28,7 +30,7 @@ STATS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 def evaluate_coco(
     dataset: DetectionDataset, predictions: Sequence[ImagePrediction], tasks: Sequence[str] = ("bbox",)
-) -> dict[str, float]:
+) -> DetectionScores:
     """COCO AP in percent.
 
     Args:
@@ -37,63 +39,79 @@ def evaluate_coco(
         tasks: of "bbox", "segm".
 
     Returns:
-        "<task>/AP", "AP50", "AP75", and where the data has such objects "APs", "APm", "APl" and "AP-<class>".
+        Metrics "<task>/AP", "AP50", "AP75", and where the data has such objects "APs", "APm", "APl" and "AP-<class>";
+        rows and curves of every class that has objects to find.
 
     Raises:
-        DataError: the images have no object at all, or a prediction names an unknown image or lacks masks.
+        DataError: the images have no object at all, or a prediction does not belong to the dataset or lacks masks.
     """
-    unknown_tasks = [task for task in tasks if task not in TASKS]
-    if unknown_tasks:
-        raise ConfigError(f"no COCO task is called {unknown_tasks[0]!r}; choose from {', '.join(TASKS)}")
-    image_ids = [record["image_id"] for record in dataset.dicts]
-    known = set(image_ids)
-    strays = [p.image_id for p in predictions if p.image_id not in known]
-    if strays:
-        raise DataError(
-            f"{len(strays)} predictions are for images that {dataset.name} does not have (first: {strays[0]}); "
-            "evaluate them on the dataset they were made from"
-        )
-    truth = _ground_truth(dataset)
-    found: dict[str, float] = {}
     for task in tasks:
-        found |= _evaluate_task(dataset, truth, predictions, task, image_ids)
-    return found
+        check_choice("the COCO task", task, TASKS)
+    check_predictions(dataset, predictions)
+    truth = ground_truth(dataset)
+    parts = [scores_of(dataset, _accumulated(dataset, truth, predictions, task), task) for task in tasks]
+    return joined(dataset.name, "own", parts)
 
 
-def _evaluate_task(
-    dataset: DetectionDataset, truth: Any, predictions: Sequence[ImagePrediction], task: str, image_ids: list
-) -> dict[str, float]:
+def joined(dataset: str, evaluator: str, parts: Sequence[DetectionScores]) -> DetectionScores:
+    """The tasks of one set together."""
+    return DetectionScores(
+        dataset,
+        evaluator,
+        {key: value for part in parts for key, value in part.metrics.items()},
+        {task: rows for part in parts for task, rows in part.per_class.items()},
+        {task: curves for part in parts for task, curves in part.curves.items()},
+    )
+
+
+def scores_of(dataset: DetectionDataset, evaluation: Any, task: str) -> DetectionScores:
+    """Everything out of a summarised ``COCOeval`` (pycocotools' or detectron2's)."""
+    # pycocotools writes -1 where there is nothing to find.
+    stats = dict(zip(STATS, evaluation.stats, strict=False))
+    if stats["AP"] < 0:
+        raise DataError(
+            f"{dataset.name} has no object with a {task} to find in its {len(dataset.dicts)} images; AP is undefined"
+        )
+    metrics = {f"{task}/{name}": 100.0 * float(value) for name, value in stats.items() if value >= 0}
+    # (thresholds, recall levels, classes): all areas, 100 detections per image.
+    precision = 100.0 * evaluation.eval["precision"][:, :, :, 0, -1]
+    objects = _objects_to_find(evaluation)
+    rows, curves = {}, {}
+    for index, name in enumerate(dataset.classes):
+        column = evaluation.params.catIds.index(dataset.category_ids[index])
+        values = precision[:, :, column]
+        if (values < 0).any():
+            continue
+        per_threshold = values.mean(axis=1)
+        metrics[f"{task}/AP-{name}"] = float(values.mean())
+        rows[name] = class_row(per_threshold, objects[dataset.category_ids[index]])
+        curves[name] = curve(evaluation.params.recThrs, values[0] / 100.0, per_threshold[0])
+    return DetectionScores(dataset.name, "own", metrics, {task: rows}, {task: curves})
+
+
+def _accumulated(dataset: DetectionDataset, truth: Any, predictions: Sequence[ImagePrediction], task: str) -> Any:
     from pycocotools.cocoeval import COCOeval
 
     text = io.StringIO()
     with contextlib.redirect_stdout(text):
         results = _results(truth, to_coco_results(dataset, predictions, task))
         evaluation = COCOeval(truth, results, task)
-        evaluation.params.imgIds = sorted(image_ids)
+        evaluation.params.imgIds = sorted(record["image_id"] for record in dataset.dicts)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
     logger.debug("%s %s\n%s", dataset.name, task, text.getvalue())
-    # pycocotools writes -1 where there is nothing to find.
-    stats = dict(zip(STATS, evaluation.stats, strict=False))
-    if stats["AP"] < 0:
-        raise DataError(
-            f"{dataset.name} has no object with a {task} to find in its {len(image_ids)} images; AP is undefined"
-        )
-    found = {f"{task}/{name}": 100.0 * float(value) for name, value in stats.items() if value >= 0}
-    return found | _per_class(dataset, evaluation, task)
+    return evaluation
 
 
-def _per_class(dataset: DetectionDataset, evaluation: Any, task: str) -> dict[str, float]:
-    # precision: (thresholds, recall levels, classes, areas, maximal detections); area "all", 100 detections.
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]
-    column = {category: k for k, category in enumerate(evaluation.params.catIds)}
-    found = {}
-    for index, name in enumerate(dataset.classes):
-        values = precision[:, :, column[dataset.category_ids[index]]]
-        if (values >= 0).any():
-            found[f"{task}/AP-{name}"] = 100.0 * float(values[values >= 0].mean())
-    return found
+def _objects_to_find(evaluation: Any) -> Counter:
+    """Category id in the json -> annotations that are not to be ignored, in the images that were evaluated."""
+    chosen = set(evaluation.params.imgIds)
+    return Counter(
+        annotation["category_id"]
+        for annotation in evaluation.cocoGt.dataset["annotations"]
+        if annotation["image_id"] in chosen and not annotation.get("iscrowd", 0) and not annotation.get("ignore", 0)
+    )
 
 
 def to_coco_results(
@@ -122,7 +140,7 @@ def to_coco_results(
     return results
 
 
-def _ground_truth(dataset: DetectionDataset) -> Any:
+def ground_truth(dataset: DetectionDataset) -> Any:
     """The json as a ``COCO`` object, with the tags that hand-made files often lack."""
     from pycocotools import mask as coco_mask
     from pycocotools.coco import COCO

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ssl_loc.transfer.coco_metric import evaluate_coco
 from ssl_loc.transfer.datasets import DetectionDataset, require_masks
+from ssl_loc.transfer.detection_scores import DetectionScores
 from ssl_loc.transfer.predictions import ImagePrediction
 from ssl_loc.transfer.voc_metric import evaluate_voc
 
@@ -13,7 +14,9 @@ from ssl_loc.transfer.voc_metric import evaluate_voc
 HEADLINE = ("AP", "AP50", "AP75")
 
 
-def evaluate(dataset: DetectionDataset, predictions: Sequence[ImagePrediction], mask_on: bool) -> dict[str, float]:
+def evaluate(
+    dataset: DetectionDataset, predictions: Sequence[ImagePrediction], mask_on: bool, evaluator: str = "own"
+) -> DetectionScores:
     """AP in percent: "bbox/AP", "bbox/AP50", "bbox/AP75", per-class "bbox/AP-<class>", and "segm/..." with masks.
 
     COCO sets are evaluated by pycocotools; VOC sets by the VOC rules, with eleven-point AP exactly for the year 2007.

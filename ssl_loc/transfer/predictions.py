@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ssl_loc.utils.errors import DataError
 from ssl_loc.utils.file_io import read_json, write_json
+
+if TYPE_CHECKING:
+    from ssl_loc.transfer.datasets import DetectionDataset
 
 FORMAT = "ssl_loc.predictions"
 VERSION = 1
@@ -91,6 +95,39 @@ def load_predictions(path: str | os.PathLike) -> tuple[str, list[ImagePrediction
     if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("version") != VERSION:
         raise DataError(f"{path} is not a file of predictions ({FORMAT}, version {VERSION}); run the evaluation again")
     return content["dataset"], [ImagePrediction.from_dict(image) for image in content["images"]]
+
+
+def check_predictions(dataset: DetectionDataset, predictions: Sequence[ImagePrediction]) -> None:
+    """Raise :class:`DataError` unless every prediction is for an image and for classes of ``dataset``, one per image.
+
+    Two predictions for one image, as processes that share a test set unevenly would give, count every detection twice.
+    """
+    known = {record["image_id"] for record in dataset.dicts}
+    strays = [p.image_id for p in predictions if p.image_id not in known]
+    if strays:
+        raise DataError(
+            f"{len(strays)} predictions are for images that {dataset.name} does not have (first: {strays[0]}); "
+            "evaluate them on the dataset they were made from"
+        )
+    twice = [image for image, count in Counter(p.image_id for p in predictions).items() if count > 1]
+    if twice:
+        raise DataError(
+            f"{len(twice)} images of {dataset.name} have more than one prediction (first: {twice[0]}); expected one "
+            "per image with all of its detections"
+        )
+    for prediction in predictions:
+        wrong = prediction.classes[(prediction.classes < 0) | (prediction.classes >= len(dataset.classes))]
+        if len(wrong):
+            raise DataError(
+                f"the prediction for image {prediction.image_id} has class {wrong[0]}, but {dataset.name} has "
+                f"{len(dataset.classes)} classes (0 to {len(dataset.classes) - 1}); set MODEL.ROI_HEADS.NUM_CLASSES "
+                f"{len(dataset.classes)}"
+            )
+        if not np.isfinite(prediction.scores).all() or not np.isfinite(prediction.boxes).all():
+            raise DataError(
+                f"the prediction for image {prediction.image_id} holds NaN or infinite numbers; the detector diverged, "
+                "lower SOLVER.BASE_LR"
+            )
 
 
 def _array(values: Any, dtype: Any) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 from ssl_loc.checkpoint.files import tensor_digest
 from ssl_loc.structures.result import Result
 from ssl_loc.transfer.build import DetectionEngine, TransferJob, Trunk, choose_engine
+from ssl_loc.transfer.detection_scores import DetectionScores, class_table, save_scores
 from ssl_loc.transfer.recipe import Recipe, dataset_names, edited
 from ssl_loc.transfer.trunk_check import check_trunk
 from ssl_loc.transfer.weights import check_finite, describe, trunk_only
@@ -37,8 +38,6 @@ def run_transfer(
     Returns:
         The result (also written to result.json) on the main process, None on the others.
     """
-    from ssl_loc.transfer.metrics import evaluate  # pulls in pycocotools
-
     chosen = choose_engine(engine or recipe.TRANSFER.ENGINE)
     recipe = with_seed(recipe)
     output_dir = Path(recipe.OUTPUT_DIR)
@@ -54,8 +53,7 @@ def run_transfer(
         return None
     metrics: dict[str, float] = {}
     for name, dataset in datasets.items():
-        values = evaluate(dataset, predictions[name], recipe.MODEL.MASK_ON)
-        _save_predictions(output_dir, name, predictions[name])
+        values = _scored(recipe, dataset, predictions[name]).metrics
         prefix = f"{name}/" if len(datasets) > 1 else ""
         metrics.update({f"{prefix}{key}": value for key, value in values.items()})
     result = _result(chosen, job, weights, metrics)
@@ -176,11 +174,25 @@ def _detector_file(weights: str) -> Path:
     return Path(weights)
 
 
-def _save_predictions(output_dir: Path, name: str, predictions: list[Any]) -> None:
+def _scored(recipe: Recipe, dataset: Any, predictions: list[Any]) -> DetectionScores:
+    """Evaluate one test set; its detections and scores go to files, a table per class to the log."""
+    from ssl_loc.transfer.metrics import evaluate  # pulls in pycocotools
     from ssl_loc.transfer.predictions import save_predictions
 
-    readable = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
-    save_predictions(output_dir / "inference" / f"{readable}.json", name, predictions)
+    output_dir = Path(recipe.OUTPUT_DIR)
+    # First, so that a failing evaluation does not cost the detections.
+    save_predictions(inference_file(output_dir, dataset.name, ".json"), dataset.name, predictions)
+    scores = evaluate(dataset, predictions, recipe.MODEL.MASK_ON)
+    file = inference_file(output_dir, dataset.name, "_scores.json")
+    save_scores(file, scores)
+    logger.info("%s per class (with curves in %s):\n%s", dataset.name, file, class_table(scores))
+    return scores
+
+
+def inference_file(output_dir: Path, dataset: str, ending: str) -> Path:
+    """Where the detections (".json") and scores ("_scores.json") of one test set lie."""
+    readable = "".join(c if c.isalnum() or c in "-_." else "_" for c in dataset)
+    return output_dir / "inference" / f"{readable}{ending}"
 
 
 def _result(engine: DetectionEngine, job: TransferJob, weights: str, metrics: dict[str, float]) -> Result:

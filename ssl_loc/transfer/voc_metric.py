@@ -18,11 +18,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from ssl_loc.transfer.datasets import DetectionDataset
-from ssl_loc.transfer.predictions import ImagePrediction
+from ssl_loc.transfer.detection_scores import DetectionScores, class_row, curve
+from ssl_loc.transfer.predictions import ImagePrediction, check_predictions
 from ssl_loc.utils.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -57,7 +59,7 @@ def evaluate_voc(
     predictions: Sequence[ImagePrediction],
     use_07_metric: bool,
     detectron2_compat: bool = False,
-) -> dict[str, float]:
+) -> DetectionScores:
     """VOC AP in percent.
 
     Args:
@@ -68,117 +70,105 @@ def evaluate_voc(
             detectron2's evaluator does (0; NaN in the area metric if the class has detections). For parity tests only.
 
     Returns:
-        "bbox/AP" (mean over the ten IoU thresholds), "bbox/AP50", "bbox/AP75" and "bbox/AP-<class>".
+        Metrics "bbox/AP" (mean over the ten IoU thresholds), "bbox/AP50", "bbox/AP75" and "bbox/AP-<class>"; rows and
+        curves of every class that has objects to find.
 
     Raises:
-        DataError: no image has an object that counts, or a prediction names an unknown image.
+        DataError: no image has an object that counts, or a prediction is for an image or a class that the dataset does
+            not have, or there are two for one image.
     """
-    table, absent = _ap_table(dataset, predictions, use_07_metric, detectron2_compat)
+    found = [_score_class(o, d, use_07_metric) for o, d in _by_class(dataset, predictions, detectron2_compat)]
+    absent = [name for name, score in zip(dataset.classes, found, strict=True) if not score.objects]
     if absent and not detectron2_compat:
-        names = ", ".join(dataset.classes[c] for c in absent)
-        logger.info("%s: left out of the mean, no objects to find: %s", dataset.name, names)
-    counted = [c for c in range(len(dataset.classes)) if detectron2_compat or c not in absent]
-    if not counted:
+        logger.info("%s: left out of the mean, no objects to find: %s", dataset.name, ", ".join(absent))
+    names = [name for name in dataset.classes if detectron2_compat or name not in absent]
+    if not names:
         raise DataError(
             f"{dataset.name} has no annotated object that counts, so AP is not defined; check its annotations"
         )
-    per_threshold = table[counted].mean(axis=0)
-    found = {
+    counted = {name: score for name, score in zip(dataset.classes, found, strict=True) if name in names}
+    per_threshold = np.mean([score.ap for score in counted.values()], axis=0)
+    metrics = {
         "bbox/AP": float(per_threshold.mean()),
         "bbox/AP50": float(per_threshold[0]),
         "bbox/AP75": float(per_threshold[5]),
     }
-    return found | {f"bbox/AP-{dataset.classes[c]}": float(table[c].mean()) for c in counted}
+    metrics |= {f"bbox/AP-{name}": float(score.ap.mean()) for name, score in counted.items()}
+    rows = {name: class_row(score.ap, score.objects) for name, score in counted.items()}
+    curves = {name: curve(score.recall, score.precision, score.ap[0]) for name, score in counted.items()}
+    return DetectionScores(dataset.name, "own", metrics, {"bbox": rows}, {"bbox": curves})
 
 
 def precision_recall(
     dataset: DetectionDataset, predictions: Sequence[ImagePrediction], category: int, iou: float = 0.5
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(recall, precision, score) of one class along its detections, best first; empty arrays without any."""
-    index = _image_index(dataset)
-    objects = _objects_of(dataset, category)
-    detections = _detections_of(predictions, index, category, compat=False)
+    objects, detections = _by_class(dataset, predictions)[category]
     best_iou, best = match(objects, detections)
     recall, precision = _curve(objects, best_iou, best, iou)
     return recall, precision, detections.scores
 
 
-def _ap_table(
-    dataset: DetectionDataset, predictions: Sequence[ImagePrediction], use_07_metric: bool, compat: bool
-) -> tuple[np.ndarray, list[int]]:
-    """AP in percent (classes, thresholds), and the classes without objects that count."""
-    index = _image_index(dataset)
-    _check_images(dataset, predictions, index)
-    table = np.zeros((len(dataset.classes), len(IOU_THRESHOLDS)))
-    absent = []
-    for category in range(len(dataset.classes)):
-        objects = _objects_of(dataset, category)
-        if objects.difficult.all():
-            absent.append(category)
-        detections = _detections_of(predictions, index, category, compat)
-        best_iou, best = match(objects, detections)
-        for column, threshold in enumerate(IOU_THRESHOLDS):
-            recall, precision = _curve(objects, best_iou, best, threshold)
-            table[category, column] = 100.0 * average_precision(recall, precision, use_07_metric)
-    return table, absent
+@dataclass
+class _ClassScore:
+    """AP in percent (thresholds,), objects that count, and the full curve at IoU .5."""
+
+    ap: np.ndarray
+    objects: int
+    recall: np.ndarray
+    precision: np.ndarray
 
 
-def _image_index(dataset: DetectionDataset) -> dict[int | str, int]:
-    return {record["image_id"]: position for position, record in enumerate(dataset.dicts)}
+def _score_class(objects: ClassObjects, detections: ClassDetections, use_07_metric: bool) -> _ClassScore:
+    best_iou, best = match(objects, detections)
+    curves = [_curve(objects, best_iou, best, threshold) for threshold in IOU_THRESHOLDS]
+    ap = np.array([100.0 * average_precision(*points, use_07_metric) for points in curves])
+    return _ClassScore(ap, int(np.count_nonzero(~objects.difficult)), *curves[0])
 
 
-def _check_images(
-    dataset: DetectionDataset, predictions: Sequence[ImagePrediction], index: dict[int | str, int]
-) -> None:
-    unknown = [p.image_id for p in predictions if p.image_id not in index]
-    if unknown:
-        raise DataError(
-            f"{len(unknown)} predictions are for images that {dataset.name} does not have (first: {unknown[0]}); "
-            "evaluate them on the dataset they were made from"
-        )
-
-
-def _objects_of(dataset: DetectionDataset, category: int) -> ClassObjects:
-    found = [
-        (position, annotation)
-        for position, record in enumerate(dataset.dicts)
-        for annotation in record["annotations"]
-        if annotation["category_id"] == category
-    ]
-    return ClassObjects(
-        image=np.array([position for position, _ in found], dtype=np.int64),
-        boxes=np.array([a["bbox"] for _, a in found], dtype=np.float64).reshape(-1, 4),
-        difficult=np.array([bool(a.get("difficult", 0)) for _, a in found], dtype=bool),
-    )
-
-
-def _detections_of(
-    predictions: Sequence[ImagePrediction], index: dict[int | str, int], category: int, compat: bool
-) -> ClassDetections:
-    images, boxes, scores = [], [], []
-    for prediction in predictions:
-        chosen = prediction.classes == category
-        if chosen.any():
-            images.append(np.full(int(chosen.sum()), index[prediction.image_id], dtype=np.int64))
-            boxes.append(prediction.boxes[chosen])
-            scores.append(prediction.scores[chosen])
-    if not images:
-        return ClassDetections(np.zeros(0, dtype=np.int64), np.zeros((0, 4)), np.zeros(0))
-    image, box, score = np.concatenate(images), np.concatenate(boxes), np.concatenate(scores)
+def _by_class(
+    dataset: DetectionDataset, predictions: Sequence[ImagePrediction], compat: bool = False
+) -> list[tuple[ClassObjects, ClassDetections]]:
+    """Ground truth and detections of every class, in the order of ``dataset.classes``."""
+    check_predictions(dataset, predictions)
+    objects = _objects(dataset)
+    index = {record["image_id"]: position for position, record in enumerate(dataset.dicts)}
+    image = np.array([index[p.image_id] for p in predictions for _ in range(len(p))], dtype=np.int64)
+    boxes = np.concatenate([np.zeros((0, 4), np.float32), *(p.boxes for p in predictions)])
+    scores = np.concatenate([np.zeros(0, np.float32), *(p.scores for p in predictions)])
+    classes = np.concatenate([np.zeros(0, np.int64), *(p.classes for p in predictions)])
     if compat:
-        return _rounded(image, box, score)
-    # Stable: equal scores keep the order in which the detector gave them, on every machine.
-    order = np.argsort(-score, kind="stable")
-    return ClassDetections(image[order], box[order].astype(np.float64), score[order].astype(np.float64))
+        boxes, scores = _as_text(boxes, scores)
+    pairs = []
+    for category, of_class in enumerate(objects):
+        chosen = np.flatnonzero(classes == category)
+        # Stable: equal scores keep the order in which the detector gave them, on every machine.
+        order = chosen[np.argsort(-scores[chosen], kind=None if compat else "stable")]
+        found = ClassDetections(image[order], boxes[order].astype(np.float64), scores[order].astype(np.float64))
+        pairs.append((of_class, found))
+    return pairs
 
 
-def _rounded(image: np.ndarray, box: np.ndarray, score: np.ndarray) -> ClassDetections:
+def _objects(dataset: DetectionDataset) -> list[ClassObjects]:
+    found: list[list[tuple[int, dict[str, Any]]]] = [[] for _ in dataset.classes]
+    for position, record in enumerate(dataset.dicts):
+        for annotation in record["annotations"]:
+            found[annotation["category_id"]].append((position, annotation))
+    return [
+        ClassObjects(
+            image=np.array([position for position, _ in listed], dtype=np.int64),
+            boxes=np.array([a["bbox"] for _, a in listed], dtype=np.float64).reshape(-1, 4),
+            difficult=np.array([bool(a.get("difficult", 0)) for _, a in listed], dtype=bool),
+        )
+        for listed in found
+    ]
+
+
+def _as_text(boxes: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What is left after detectron2's text file: 1-based boxes with one decimal, scores with three."""
-    shift = np.array([1, 1, 0, 0], dtype=box.dtype)
-    text = [[float(f"{side:.1f}") for side in row] for row in box + shift]
-    scores = np.array([float(f"{value:.3f}") for value in score.tolist()])
-    order = np.argsort(-scores)
-    return ClassDetections(image[order], (np.array(text).reshape(-1, 4) - shift)[order], scores[order])
+    shift = np.array([1, 1, 0, 0], dtype=boxes.dtype)
+    text = np.array([[float(f"{side:.1f}") for side in row] for row in boxes + shift]).reshape(-1, 4)
+    return text - shift, np.array([float(f"{value:.3f}") for value in scores.tolist()])
 
 
 def match(objects: ClassObjects, detections: ClassDetections) -> tuple[np.ndarray, np.ndarray]:

@@ -184,7 +184,7 @@ def test_three_iterations_and_evaluation(kind, names, tmp_path):
     dataset = get_detection_dataset(name)
     assert [p.image_id for p in predictions] == [row["image_id"] for row in dataset.dicts]
     assert sum(map(len, predictions)) > 0 and all((p.masks is None) == (kind != "mask") for p in predictions)
-    metrics = evaluate(dataset, predictions, kind == "mask")
+    metrics = evaluate(dataset, predictions, kind == "mask").metrics
     assert 0 <= metrics["bbox/AP"] <= metrics["bbox/AP50"] <= 100 and ("segm/AP" in metrics) == (kind == "mask")
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["iteration"] for row in rows] == [1, 2, 3] and all(math.isfinite(row["total_loss"]) for row in rows)

@@ -52,8 +52,8 @@ def test_perfect_and_empty():
     dataset = make_dataset({"i": [(0, BOX, 0)], "j": [(0, FAR, 0)], "none": []})
     perfect = predict({"i": [(0, BOX, 0.9)], "j": [(0, FAR, 0.8)]})
     for metric in (True, False):
-        assert evaluate_voc(dataset, perfect, metric)["bbox/AP"] == pytest.approx(100)
-        assert set(evaluate_voc(dataset, [], metric).values()) == {0.0}
+        assert evaluate_voc(dataset, perfect, metric).metrics["bbox/AP"] == pytest.approx(100)
+        assert set(evaluate_voc(dataset, [], metric).metrics.values()) == {0.0}
 
 
 def test_duplicate_is_wrong_even_if_another_object_would_fit():
@@ -61,28 +61,28 @@ def test_duplicate_is_wrong_even_if_another_object_would_fit():
     dataset = make_dataset({"i": [(0, (0, 0, 20, 20), 0), (0, (0, 0, 20, 22), 0)]})
     found = predict({"i": [(0, (0, 0, 20, 20), 0.9), (0, (0, 0, 20, 20), 0.8)]})
     # Recall .5 at precision 1, then nothing more: area = .5; eleven-point = 6/11 (levels 0 to .5).
-    assert evaluate_voc(dataset, found, False)["bbox/AP50"] == pytest.approx(50)
-    assert evaluate_voc(dataset, found, True)["bbox/AP50"] == pytest.approx(100 * 6 / 11)
+    assert evaluate_voc(dataset, found, False).metrics["bbox/AP50"] == pytest.approx(50)
+    assert evaluate_voc(dataset, found, True).metrics["bbox/AP50"] == pytest.approx(100 * 6 / 11)
 
 
 def test_difficult_is_neither_right_nor_wrong():
     dataset = make_dataset({"i": [(0, BOX, 1), (0, FAR, 0)]})
     both = predict({"i": [(0, BOX, 0.9), (0, FAR, 0.8)]})
-    assert evaluate_voc(dataset, both, False)["bbox/AP"] == pytest.approx(100)
+    assert evaluate_voc(dataset, both, False).metrics["bbox/AP"] == pytest.approx(100)
     # Without the flag the same detections on a dataset with one object each rank a miss first.
     missing = predict({"i": [(0, (10, 60, 30, 80), 0.9), (0, FAR, 0.8)]})
-    assert evaluate_voc(dataset, missing, False)["bbox/AP"] == pytest.approx(50)
+    assert evaluate_voc(dataset, missing, False).metrics["bbox/AP"] == pytest.approx(50)
 
 
 def test_overlap_must_be_strictly_greater():
     # 20 x 20 object, detection covering 20 x 40: IoU is exactly one half.
     dataset = make_dataset({"i": [(0, (0, 0, 20, 20), 0)]})
     half = predict({"i": [(0, (0, 0, 20, 40), 0.9)]})
-    assert evaluate_voc(dataset, half, False)["bbox/AP50"] == 0
+    assert evaluate_voc(dataset, half, False).metrics["bbox/AP50"] == 0
     more = predict({"i": [(0, (0, 0, 20, 39), 0.9)]})
-    assert evaluate_voc(dataset, more, False)["bbox/AP50"] == pytest.approx(100)
+    assert evaluate_voc(dataset, more, False).metrics["bbox/AP50"] == pytest.approx(100)
     # One of the ten thresholds (.50) lies below 20/39 = .513.
-    assert evaluate_voc(dataset, more, False)["bbox/AP"] == pytest.approx(10)
+    assert evaluate_voc(dataset, more, False).metrics["bbox/AP"] == pytest.approx(10)
 
 
 def test_equal_scores_keep_the_detectors_order():
@@ -91,20 +91,20 @@ def test_equal_scores_keep_the_detectors_order():
     wrong = [(0, FAR, 0.6), (0, FAR, 0.5)] * 40
     right_first = predict({"i": [(0, BOX, 0.5), *wrong]})
     wrong_first = predict({"i": [*wrong, (0, BOX, 0.5)]})
-    assert evaluate_voc(dataset, right_first, False)["bbox/AP50"] == pytest.approx(100 / 41)
-    assert evaluate_voc(dataset, wrong_first, False)["bbox/AP50"] == pytest.approx(100 / 81)
+    assert evaluate_voc(dataset, right_first, False).metrics["bbox/AP50"] == pytest.approx(100 / 41)
+    assert evaluate_voc(dataset, wrong_first, False).metrics["bbox/AP50"] == pytest.approx(100 / 81)
 
 
 def test_absent_class_is_left_out_and_named(caplog):
     dataset = make_dataset({"i": [(0, BOX, 0), (2, FAR, 1)]}, classes=("a", "b", "c"))
     found = predict({"i": [(0, BOX, 0.9), (1, FAR, 0.9), (2, FAR, 0.9)]})
     with caplog.at_level("INFO"):
-        result = evaluate_voc(dataset, found, False)
+        result = evaluate_voc(dataset, found, False).metrics
     assert result["bbox/AP"] == pytest.approx(100)
     assert "bbox/AP-b" not in result and "b, c" in caplog.text
     # detectron2 counts them as 0 in the 2007 metric and returns NaN in the other.
-    assert evaluate_voc(dataset, found, True, detectron2_compat=True)["bbox/AP"] == pytest.approx(100 / 3)
-    assert np.isnan(evaluate_voc(dataset, found, False, detectron2_compat=True)["bbox/AP"])
+    assert evaluate_voc(dataset, found, True, detectron2_compat=True).metrics["bbox/AP"] == pytest.approx(100 / 3)
+    assert np.isnan(evaluate_voc(dataset, found, False, detectron2_compat=True).metrics["bbox/AP"])
 
 
 def test_errors_are_sentences():
@@ -183,7 +183,7 @@ def slow_ap(objects, found, category, threshold, use_07):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_equals_the_slow_procedure(seed, use_07):
     objects, found = random_case(seed)
-    result = evaluate_voc(make_dataset(objects, "abc"), predict(found), use_07)
+    result = evaluate_voc(make_dataset(objects, "abc"), predict(found), use_07).metrics
     table = [[slow_ap(objects, found, c, t / 100, use_07) for t in range(50, 100, 5)] for c in range(3)]
     table = 100 * np.array(table)
     assert result["bbox/AP"] == pytest.approx(table.mean(), abs=1e-3)
@@ -234,7 +234,7 @@ def test_equals_detectron2(tmp_path, seed, year):
         instances.pred_classes = torch.from_numpy(prediction.classes)
         evaluator.process([{"image_id": prediction.image_id}], [{"instances": instances}])
     expected = evaluator.evaluate()["bbox"]
-    ours = evaluate_voc(make_dataset(objects, "abc", year), predictions, year == 2007, detectron2_compat=True)
+    ours = evaluate_voc(make_dataset(objects, "abc", year), predictions, year == 2007, detectron2_compat=True).metrics
     for key, value in expected.items():
         assert ours[f"bbox/{key}"] == pytest.approx(value, abs=5e-3)
     MetadataCatalog.remove(name)

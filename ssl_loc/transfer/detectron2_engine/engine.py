@@ -186,7 +186,7 @@ def _evaluate(model: nn.Module, cfg: CfgNode, tests: dict[str, DetectionDataset]
     for name, dataset in tests.items():
         predictions = predict(model, cfg, dataset)
         if comm.is_main_process():
-            numbers = headline(evaluate(dataset, predictions, cfg.MODEL.MASK_ON))
+            numbers = headline(evaluate(dataset, predictions, cfg.MODEL.MASK_ON).metrics)
             logger.info("%s: %s", name, ", ".join(f"{key} {value:.2f}" for key, value in numbers.items()))
             prefix = f"{name}/" if len(tests) > 1 else ""
             found.update({f"{prefix}{key}": value for key, value in numbers.items()})
