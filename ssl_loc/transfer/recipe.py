@@ -124,27 +124,6 @@ def dataset_names(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else list(value)
 
 
-def scale_to_processes(recipe: Recipe, processes: int) -> Recipe:
-    """Apply SOLVER.REFERENCE_WORLD_SIZE as detectron2 does: batch and lr times, lengths divided by the ratio."""
-    reference = recipe.SOLVER.REFERENCE_WORLD_SIZE
-    if reference in (0, processes):
-        return recipe
-    ratio, solver, period = processes / reference, recipe.SOLVER, recipe.TEST.EVAL_PERIOD
-    return edited(
-        recipe,
-        {
-            "SOLVER.IMS_PER_BATCH": int(round(solver.IMS_PER_BATCH * ratio)),
-            "SOLVER.BASE_LR": solver.BASE_LR * ratio,
-            "SOLVER.MAX_ITER": int(round(solver.MAX_ITER / ratio)),
-            "SOLVER.WARMUP_ITERS": int(round(solver.WARMUP_ITERS / ratio)),
-            "SOLVER.STEPS": tuple(int(round(step / ratio)) for step in solver.STEPS),
-            "SOLVER.CHECKPOINT_PERIOD": int(round(solver.CHECKPOINT_PERIOD / ratio)),
-            "TEST.EVAL_PERIOD": int(round(period / ratio)),
-            "SOLVER.REFERENCE_WORLD_SIZE": processes,
-        },
-    )
-
-
 def _check_values(recipe: Recipe) -> None:
     solver = recipe.SOLVER
     for name in ("MAX_ITER", "IMS_PER_BATCH"):

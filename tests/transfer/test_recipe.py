@@ -16,8 +16,8 @@ from ssl_loc.transfer.recipe import (
     load_recipe,
     non_default_keys,
     require_honoured,
-    scale_to_processes,
 )
+from ssl_loc.transfer.scaling import scale_to_processes
 from ssl_loc.transfer.schema import DETECTRON2_DEFAULTS
 from ssl_loc.transfer.trunk_check import check_trunk
 from ssl_loc.utils.errors import ConfigError, EngineUnavailableError

@@ -34,8 +34,9 @@ from ssl_loc.transfer.detectron2_engine.predict import predict
 from ssl_loc.transfer.detectron2_engine.trunk import TrunkShape, check_levels, fill_trunk
 from ssl_loc.transfer.metrics import evaluate, headline
 from ssl_loc.transfer.predictions import ImagePrediction
-from ssl_loc.transfer.recipe import Recipe, architecture, dataset_names, edited, scale_to_processes
+from ssl_loc.transfer.recipe import Recipe, architecture, dataset_names, edited
 from ssl_loc.transfer.run import check_classes, described_backbone
+from ssl_loc.transfer.scaling import scale_to_processes
 from ssl_loc.utils import comm
 from ssl_loc.utils.errors import ConfigError, UserError
 from ssl_loc.utils.events import JsonlWriter, TensorBoardWriter, Writer

@@ -11,7 +11,8 @@ from ssl_loc.transfer.build import TransferJob
 from ssl_loc.transfer.datasets import get_detection_dataset
 from ssl_loc.transfer.metrics import evaluate, headline
 from ssl_loc.transfer.predictions import ImagePrediction
-from ssl_loc.transfer.recipe import Recipe, architecture, dataset_names, scale_to_processes
+from ssl_loc.transfer.recipe import Recipe, architecture, dataset_names
+from ssl_loc.transfer.scaling import scale_to_processes
 from ssl_loc.transfer.torchvision_engine.checkpoint import last_checkpoint, load_detector, restore_model
 from ssl_loc.transfer.torchvision_engine.honoured import check_recipe
 from ssl_loc.transfer.torchvision_engine.loader import training_records
