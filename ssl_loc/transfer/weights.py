@@ -25,7 +25,7 @@ NameMap = Callable[[str, str], str]
 # Names in an error before it says "and N more".
 _LISTED = 8
 # Buffer that frozen norm layers do not have; it only counts batches.
-_COUNTER = "num_batches_tracked"
+BATCH_COUNTER = "num_batches_tracked"
 # The classifier of a torchvision ResNet. A projection head may be called fc too (fc.0.weight): that is another thing.
 _CLASSIFIER = ("fc.weight", "fc.bias")
 
@@ -53,7 +53,13 @@ FRESH_DETECTRON2 = {
     ),
 }
 FRESH_TORCHVISION = {
-    "C4": (r"rpn\.", r"roi_heads\.box_predictor\.", r"roi_heads\.box_head\.norm\."),
+    "C4": (
+        r"rpn\.",
+        r"roi_heads\.box_predictor\.",
+        r"roi_heads\.box_head\.norm\.",
+        r"roi_heads\.mask_head\.",
+        r"roi_heads\.mask_predictor\.",
+    ),
     "FPN": (
         r"rpn\.",
         r"roi_heads\.box_predictor\.",
@@ -151,7 +157,11 @@ def trunk_only(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return trunk
 
 
-def check_finite(trunk: Mapping[str, Tensor], source: str = "the trunk") -> None:
+def check_finite(
+    trunk: Mapping[str, Tensor],
+    source: str = "the trunk",
+    advice: str = "the pretraining diverged or the file was damaged, export an earlier checkpoint",
+) -> None:
     """Refuse weights with NaN or infinite values: no detector can be trained from them.
 
     Raises:
@@ -160,10 +170,7 @@ def check_finite(trunk: Mapping[str, Tensor], source: str = "the trunk") -> None
     counts = {key: int((~torch.isfinite(value)).sum()) for key, value in trunk.items()}
     bad = [f"{key} ({count} of {trunk[key].numel()})" for key, count in counts.items() if count]
     if bad:
-        raise WeightsError(
-            f"{source} holds NaN or infinite values in {len(bad)} tensor(s): {shorten(bad)}; the pretraining diverged "
-            "or the file was damaged, export an earlier checkpoint"
-        )
+        raise WeightsError(f"{source} holds NaN or infinite values in {len(bad)} tensor(s): {shorten(bad)}; {advice}")
 
 
 def load_trunk(
@@ -208,7 +215,7 @@ def verify_loaded(
         if target in used:
             problems.append(f"{key} and {used[target]} both go to {target}")
         elif target not in model_state:
-            if key.endswith(_COUNTER) and names(key.replace(_COUNTER, "running_mean"), arch) in model_state:
+            if key.endswith(BATCH_COUNTER) and names(_beside(key), arch) in model_state:
                 dropped.append(key)
             else:
                 problems.append(f"{key} has no place in the model (expected {target})")
@@ -238,6 +245,11 @@ def _compare(key: str, value: Tensor, target: str, found: Tensor) -> list[str]:
     if not torch.equal(found.cpu(), value.cpu().to(found.dtype)):
         return [f"{target} differs in value from {key}"]
     return []
+
+
+def _beside(counter: str) -> str:
+    """A tensor that every norm layer with statistics has, beside its batch counter."""
+    return counter.replace(BATCH_COUNTER, "running_mean")
 
 
 def _known(arch: str) -> str:

@@ -213,12 +213,10 @@ def test_a_file_that_is_no_detectron2_detector_is_named(names, tmp_path):
     trunk = random_trunk(recipe)
     content = {"format": "ssl_loc.backbone", "version": 1, "model": trunk.state, "meta": trunk.meta}
     refused(
-        content, "given.pth is a backbone exported by .*expected a detector of the detectron2 .*leave out --eval-only"
+        content, "given.pth is a backbone exported by .*; expected a detector .the model_final.*; leave out --eval-only"
     )
-    content = {"format": "ssl_loc.detector", "version": 1, "engine": "torchvision", "model": {"backbone.x": 1}}
-    words = "given.pth is a detector that was fine-tuned on the torchvision engine .*; evaluate it with --engine torchv"
-    refused(content, words)
-    # So does a run that is to be continued on the other engine.
+    content = {"format": "ssl_loc.detector", "version": 1, "engine": "torchvision", "model": {"rpn.x": torch.zeros(1)}}
+    words = "given.pth is a detector .* on the torchvision engine, and a run is continued .*; give --engine torchvision"
     (tmp_path / "last_checkpoint").write_text("given.pth")
     refused(content, words, resume=True)
     refused(b"junk\n", "given.pth is not a torch file", resume=True)

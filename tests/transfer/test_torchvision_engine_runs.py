@@ -119,7 +119,7 @@ def test_wrong_checkpoints_and_classes_end_in_a_sentence(names: dict[str, str], 
     torch.save({"state_dict": {}}, tmp_path / "other.pth")
     with pytest.raises(WeightsError, match="other.pth"):
         run_transfer(recipe, str(tmp_path / "other.pth"), "torchvision")
-    with pytest.raises(WeightsError, match="without tensors .* expected a detector of the torchvision engine"):
+    with pytest.raises(WeightsError, match="without tensors .* expected a detector .the model_final.pth"):
         run_transfer(recipe, str(tmp_path / "other.pth"), "torchvision", eval_only=True)
     (tmp_path / "broken.pth").write_bytes(b"nothing")
     with pytest.raises(WeightsError, match="broken.pth is not a torch file"):
@@ -145,12 +145,15 @@ def test_folders_and_files_of_another_kind_say_what_to_give(names: dict[str, str
     trunk = random_trunk(recipe)
     content = {"format": "ssl_loc.backbone", "version": 1, "model": trunk.state, "meta": {}}
     torch.save(content, tmp_path / "trunk.pth")
-    words = "is a backbone exported by .*; expected a detector of the torchvision engine .*; leave out --eval-only"
+    words = "is a backbone exported by .*; expected a detector .the model_final.pth .*; leave out --eval-only"
     refused(tmp_path / "trunk.pth", words, True)
     content = {"model": {"backbone.stem.conv1.weight": torch.zeros(1)}, "about": {"engine": "detectron2"}}
     torch.save(content, tmp_path / "d2.pth")
-    words = "is a detector that was fine-tuned on the detectron2 engine .*; evaluate it with --engine detectron2"
-    refused(tmp_path / "d2.pth", words, True)
+    words = "d2.pth is a detector .* on the detectron2 engine, and a run is continued .*; give --engine detectron2"
+    (tmp_path / "out").mkdir(exist_ok=True)
+    (tmp_path / "out/last_checkpoint").write_text("../d2.pth\n")
+    with pytest.raises(WeightsError, match=words):
+        run(recipe, resume=True)
     trunk.state["conv1.weight"][0] = math.nan
     digest = tensor_digest(trunk.state)
     torch.save(

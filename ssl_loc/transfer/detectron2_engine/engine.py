@@ -18,6 +18,8 @@ from torch import nn
 
 from ssl_loc.transfer.build import TransferJob
 from ssl_loc.transfer.datasets import DetectionDataset, get_detection_dataset, get_detection_datasets, require_masks
+from ssl_loc.transfer.detector_check import open_detector
+from ssl_loc.transfer.detector_file import DETECTRON2, load_detector_into
 from ssl_loc.transfer.detectron2_engine.config import adapt_cfg_to_host, to_detectron2
 from ssl_loc.transfer.detectron2_engine.data import TrainingLoader, catalog_name, register
 from ssl_loc.transfer.detectron2_engine.hooks import AverageBuffers, Log, PreciseBN, SeedEachStep
@@ -27,7 +29,6 @@ from ssl_loc.transfer.detectron2_engine.model import (
     build_detector,
     load_into,
     parallel,
-    read_checkpoint,
 )
 from ssl_loc.transfer.detectron2_engine.noise import quiet
 from ssl_loc.transfer.detectron2_engine.predict import predict
@@ -51,7 +52,9 @@ def run_job(job: TransferJob) -> dict[str, list[ImagePrediction]]:
     """Fine-tune (unless evaluation only), then predict every test set; predictions on the main process."""
     recipe = seeded(scale_to_processes(job.recipe, comm.get_world_size()))
     _local_process_group()
-    description = _described_trunk(job, recipe)
+    detector = None if job.detector is None else open_detector(job.detector, recipe)
+    stored = detector.backbone() if detector else job.trunk.meta.get("backbone") if job.trunk else None
+    description = stored or described_backbone(recipe)
     cfg = make_config(job, recipe, description)
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
     if recipe.FLOAT32_PRECISION:
@@ -60,9 +63,8 @@ def run_job(job: TransferJob) -> dict[str, list[ImagePrediction]]:
     for name, dataset in tests.items():
         register(dataset, catalog_name([name]))
     model = build_detector(cfg, recipe.SEED)
-    if job.detector is not None:
-        with quiet():
-            StrictCheckpointer(model).load(str(job.detector))
+    if detector is not None:
+        load_detector_into(model, detector, DETECTRON2)
     else:
         if job.trunk is None:
             raise ConfigError("a fine-tuning needs a trunk; give --weights FILE or --weights random")
@@ -73,8 +75,10 @@ def run_job(job: TransferJob) -> dict[str, list[ImagePrediction]]:
             backbone=description,
             trunk={"source": job.trunk.source, "digest": job.trunk.digest},
         )
-        train(model, cfg, recipe, tests, about, job.resume)
-    found = {name: predict(model, cfg, dataset) for name, dataset in tests.items()}
+        with job.clock("training"):
+            train(model, cfg, recipe, tests, about, job.resume)
+    with job.clock("prediction"):
+        found = {name: predict(model, cfg, dataset) for name, dataset in tests.items()}
     return found if comm.is_main_process() else {}
 
 
@@ -93,15 +97,6 @@ def make_config(job: TransferJob, recipe: Recipe, description: dict[str, Any]) -
         write_text(job.output_dir / "detectron2_config.yaml", asked)
         write_text(job.output_dir / "detectron2_config_adapted.yaml", cfg.dump())
     return cfg
-
-
-def _described_trunk(job: TransferJob, recipe: Recipe) -> dict[str, Any]:
-    """The trunk's description: from the weights, from the detector's own checkpoint, else from the recipe."""
-    if job.detector is not None:
-        stored = read_checkpoint(str(job.detector)).get("about", {}).get("backbone")
-    else:
-        stored = job.trunk.meta.get("backbone") if job.trunk else None
-    return stored or described_backbone(recipe)
 
 
 def seeded(recipe: Recipe) -> Recipe:

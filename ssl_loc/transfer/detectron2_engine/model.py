@@ -12,15 +12,9 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
-from ssl_loc.checkpoint.files import (
-    BACKBONE_FORMAT,
-    describe,
-    detector_engine,
-    format_of,
-    read_torch_file,
-    write_torch_file,
-)
+from ssl_loc.checkpoint.files import write_torch_file
 from ssl_loc.transfer.build import Trunk
+from ssl_loc.transfer.detector_file import DETECTRON2, read_to_continue
 from ssl_loc.transfer.detectron2_engine.heads import Res5ROIHeadsExtraNorm  # noqa: F401  (registers the head)
 from ssl_loc.transfer.detectron2_engine.noise import quiet
 from ssl_loc.transfer.weights import FRESH_DETECTRON2, detectron2_key, load_trunk, shorten
@@ -72,7 +66,7 @@ class StrictCheckpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         # fvcore's would let torch's own errors through, and open a .pkl without any check of what is in it.
-        return read_checkpoint(filename)
+        return read_to_continue(filename, DETECTRON2)
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         checkpoint.pop("matching_heuristics", None)
@@ -104,26 +98,3 @@ class About:
         before, now = stored.get("trunk", {}).get("digest"), self._values.get("trunk", {}).get("digest")
         if before != now:
             logger.warning("the run to resume began with trunk %s, not %s; its own weights are kept", before, now)
-
-
-def read_checkpoint(path: str) -> dict[str, Any]:
-    """A detector checkpoint as it is on disk; tensors on the CPU.
-
-    Raises:
-        WeightsError: the file is no detectron2 detector of plain values and tensors; says what it is.
-    """
-    content = read_torch_file(path)
-    model = content.get("model") if isinstance(content, dict) else None
-    # Files of the other engine and exported trunks have a "model" too, but name their format; and every detectron2
-    # detector has tensors under "backbone.".
-    if not format_of(content) and isinstance(model, dict) and any(str(k).startswith("backbone.") for k in model):
-        return content
-    hint = ""
-    if format_of(content) == BACKBONE_FORMAT:
-        hint = "; leave out --eval-only to fine-tune from it"
-    elif other := detector_engine(content):
-        hint = f"; evaluate it with --engine {other}"
-    raise WeightsError(
-        f"{path} is {describe(content)}; expected a detector of the detectron2 engine (the model_final.pth that a "
-        f"fine-tuning wrote to its OUTPUT_DIR){hint}"
-    )

@@ -9,11 +9,18 @@ import torch
 
 from ssl_loc.transfer.build import TransferJob
 from ssl_loc.transfer.datasets import get_detection_dataset
+from ssl_loc.transfer.detector_check import open_detector
+from ssl_loc.transfer.detector_file import (
+    TORCHVISION,
+    load_detector_into,
+    read_to_continue,
+    restore_detector,
+)
 from ssl_loc.transfer.metrics import evaluate, headline
 from ssl_loc.transfer.predictions import ImagePrediction
 from ssl_loc.transfer.recipe import Recipe, architecture, dataset_names
 from ssl_loc.transfer.scaling import scale_to_processes
-from ssl_loc.transfer.torchvision_engine.checkpoint import last_checkpoint, load_detector, restore_model
+from ssl_loc.transfer.torchvision_engine.checkpoint import last_checkpoint
 from ssl_loc.transfer.torchvision_engine.honoured import check_recipe
 from ssl_loc.transfer.torchvision_engine.loader import training_records
 from ssl_loc.transfer.torchvision_engine.model import Detector, build_detector
@@ -32,8 +39,10 @@ def run_job(job: TransferJob) -> dict[str, list[ImagePrediction]]:
     check_recipe(recipe)
     device = pick_device(recipe)
     job.output_dir.mkdir(parents=True, exist_ok=True)
-    model = _trained(job, recipe, device) if job.detector is None else _loaded(job, recipe, device)
-    return {name: predict(recipe, model, name) for name in dataset_names(recipe.DATASETS.TEST)}
+    with job.clock("training" if job.detector is None else "loading"):
+        model = _trained(job, recipe, device) if job.detector is None else _loaded(job, recipe, device)
+    with job.clock("prediction"):
+        return {name: predict(recipe, model, name) for name in dataset_names(recipe.DATASETS.TEST)}
 
 
 def predict(recipe: Recipe, model: Detector, name: str) -> list[ImagePrediction]:
@@ -71,8 +80,8 @@ def _trained(job: TransferJob, recipe: Recipe, device: torch.device) -> Detector
     start = 0
     found = last_checkpoint(job.output_dir) if job.resume else None
     if found is not None:
-        content = load_detector(found)
-        restore_model(model, content["model"], found)
+        content = read_to_continue(found, TORCHVISION)
+        restore_detector(model, content["model"], found)
         optimizer.load_state_dict(content["optimizer"])
         start = content["iteration"]
         logger.info("resumed from %s after %d iterations", found, start)
@@ -112,8 +121,7 @@ def _evaluate_between(recipe: Recipe, model: Detector, done: int) -> dict[str, f
 
 def _loaded(job: TransferJob, recipe: Recipe, device: torch.device) -> Detector:
     assert job.detector is not None  # the caller asked
-    content = load_detector(job.detector)
-    model = build_detector(recipe, content["backbone"])
-    restore_model(model, content["model"], job.detector)
-    logger.info("detector %s after %d iterations", job.detector, content["iteration"])
+    file = open_detector(job.detector, recipe)
+    model = build_detector(recipe, file.backbone())
+    load_detector_into(model, file, TORCHVISION)
     return model.to(device)

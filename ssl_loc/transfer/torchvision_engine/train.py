@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from ssl_loc.transfer.detector_file import FINAL
 from ssl_loc.transfer.recipe import Recipe
-from ssl_loc.transfer.torchvision_engine.checkpoint import FINAL, save_detector
+from ssl_loc.transfer.torchvision_engine.checkpoint import save_detector
 from ssl_loc.transfer.torchvision_engine.loader import training_loader
 from ssl_loc.transfer.torchvision_engine.mapper import Example
 from ssl_loc.transfer.torchvision_engine.model import Detector

@@ -1,0 +1,112 @@
+"""Refuse to evaluate a detector under a recipe that makes another function of the same tensors.
+
+Shapes give away another depth or number of classes; nothing gives away other pixel statistics, another channel order,
+other anchors or another pooler: the tensors fit, and the AP is quietly wrong.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ssl_loc.config.node import parse_literal, plain_values
+from ssl_loc.transfer.detector_file import DetectorFile, read_detector
+from ssl_loc.transfer.recipe import Recipe
+from ssl_loc.utils.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+# What a detector computes, apart from its tensors. Thresholds, test sizes and data are the evaluation's own affair.
+FUNCTION_KEYS = (
+    *("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"),
+    *("MODEL.RESNETS.STRIDE_IN_1X1", "MODEL.RESNETS.RES5_DILATION", "MODEL.FPN.IN_FEATURES", "MODEL.FPN.FUSE_TYPE"),
+    *(f"MODEL.ANCHOR_GENERATOR.{name}" for name in ("SIZES", "ASPECT_RATIOS", "OFFSET")),
+    *("MODEL.RPN.IN_FEATURES", "MODEL.RPN.BBOX_REG_WEIGHTS", "MODEL.ROI_HEADS.IN_FEATURES"),
+    *(f"MODEL.ROI_BOX_HEAD.{name}" for name in ("BBOX_REG_WEIGHTS", "CLS_AGNOSTIC_BBOX_REG")),
+    *(f"MODEL.ROI_BOX_HEAD.POOLER_{name}" for name in ("RESOLUTION", "TYPE", "SAMPLING_RATIO")),
+)
+_MASK_KEYS = tuple(f"MODEL.ROI_MASK_HEAD.POOLER_{name}" for name in ("RESOLUTION", "TYPE", "SAMPLING_RATIO"))
+# Old detectron2 files hold these as tensors.
+_CONSTANTS = {"pixel_mean": "MODEL.PIXEL_MEAN", "pixel_std": "MODEL.PIXEL_STD"}
+# detectron2's own trainer writes its whole config here, beside the weights.
+_CONFIG = "config.yaml"
+
+
+def open_detector(path: str | Path, recipe: Recipe) -> DetectorFile:
+    """Read a detector for evaluation under ``recipe`` and compare the two.
+
+    Raises:
+        WeightsError: the file is no detector.
+        ConfigError: the recipe contradicts what the detector was trained with; names key, value, expected value.
+            TRANSFER.ALLOW_NONSTANDARD turns it into a warning.
+    """
+    file = read_detector(path)
+    told, source = _told(file)
+    if not told:
+        logger.warning(
+            "%s does not say how it was trained, so these keys of the recipe are taken at their word: %s",
+            path,
+            ", ".join(f"{key} {recipe.flat()[key]}" for key in FUNCTION_KEYS[:4]),
+        )
+    check_detector(recipe, told, source)
+    return file
+
+
+def check_detector(recipe: Recipe, told: Mapping[str, Any], source: str) -> None:
+    """Compare the keys that change what a detector computes with ``told`` ({full key: value}) of ``source``."""
+    keys = [*FUNCTION_KEYS, *(_MASK_KEYS if recipe.MODEL.MASK_ON else ())]
+    values = recipe.flat()
+    problems = [
+        f"{key} is {plain_values(values[key])!r} but {source} says {plain_values(told[key])!r}"
+        for key in keys
+        if key in told and not _equal(values[key], told[key])
+    ]
+    if problems and not recipe.TRANSFER.ALLOW_NONSTANDARD:
+        raise ConfigError(
+            f"the recipe contradicts the detector: {'; '.join(problems)}. Give the recipe it was trained with (its "
+            "OUTPUT_DIR/recipe.yaml), or set TRANSFER.ALLOW_NONSTANDARD True if this is what you want"
+        )
+    for problem in problems:
+        logger.warning("allowed by TRANSFER.ALLOW_NONSTANDARD: %s", problem)
+
+
+def _told(file: DetectorFile) -> tuple[dict[str, Any], str]:
+    """({full key: value}, who says so)."""
+    recipe = file.about.get("recipe")
+    if isinstance(recipe, Mapping):
+        return _flat(recipe), str(file.path)
+    stored = {
+        key: file.constants[name].flatten().tolist() for name, key in _CONSTANTS.items() if name in file.constants
+    }
+    beside = file.path.parent / _CONFIG
+    if not beside.is_file():
+        return stored, str(file.path)
+    try:
+        content = yaml.safe_load(beside.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        logger.warning("%s, beside the detector, cannot be read: %s", beside, " ".join(str(error).split()))
+        return stored, str(file.path)
+    logger.info("%s says how the detector was trained", beside)
+    return {**(_flat(content) if isinstance(content, Mapping) else {}), **stored}, str(beside)
+
+
+def _flat(node: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        flat.update(_flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value})
+    return flat
+
+
+def _equal(a: Any, b: Any) -> bool:
+    # detectron2 writes tuples as text.
+    a, b = (plain_values(parse_literal(x) if isinstance(x, str) else x) for x in (a, b))
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_equal, a, b))
+    if isinstance(a, (int, float)) and isinstance(b, (int, float)):
+        # Pixel statistics may have been stored as float32.
+        return abs(a - b) <= 1e-5 * max(abs(a), abs(b))
+    return bool(a == b)
