@@ -11,10 +11,11 @@ from ssl_loc.checkpoint.files import tensor_digest
 from ssl_loc.structures.result import Result
 from ssl_loc.transfer.build import DetectionEngine, TransferJob, Trunk, choose_engine
 from ssl_loc.transfer.detection_scores import DetectionScores, class_table, save_scores
-from ssl_loc.transfer.recipe import Recipe, dataset_names, edited
+from ssl_loc.transfer.recipe import Recipe, dataset_names, edited, load_recipe
 from ssl_loc.transfer.trunk_check import check_trunk
 from ssl_loc.transfer.weights import check_finite, describe, trunk_only
-from ssl_loc.utils.comm import all_gather_object, is_main_process
+from ssl_loc.utils.comm import all_gather_object, get_world_size, is_main_process
+from ssl_loc.utils.env import collect_env_dict
 from ssl_loc.utils.errors import ConfigError, WeightsError
 from ssl_loc.utils.file_io import file_digest, write_json, write_text
 
@@ -24,6 +25,7 @@ PROTOCOL = "detection"
 # Raised whenever the same recipe would give other numbers; numbers of two versions are not compared.
 PROTOCOL_VERSION = "1"
 RANDOM = "random"
+RECIPE_FILE, RESULT_FILE = "recipe.yaml", "result.json"
 
 
 def run_transfer(
@@ -39,7 +41,7 @@ def run_transfer(
         The result (also written to result.json) on the main process, None on the others.
     """
     chosen = choose_engine(engine or recipe.TRANSFER.ENGINE)
-    recipe = with_seed(recipe)
+    recipe = with_seed(recipe, resume)
     output_dir = Path(recipe.OUTPUT_DIR)
     if eval_only:
         job = TransferJob(recipe, output_dir, detector=_detector_file(weights))
@@ -47,27 +49,38 @@ def run_transfer(
         job = TransferJob(recipe, output_dir, trunk=open_trunk(recipe, weights), resume=resume)
     datasets = _load_test_sets(recipe)
     if is_main_process():
-        write_text(output_dir / "recipe.yaml", recipe.dump_yaml())
+        # An older result would call this run finished while it is not.
+        (output_dir / RESULT_FILE).unlink(missing_ok=True)
+        write_text(output_dir / RECIPE_FILE, recipe.dump_yaml())
     predictions = chosen.run(job)
     if not is_main_process():
         return None
     metrics: dict[str, float] = {}
     for name, dataset in datasets.items():
-        values = _scored(recipe, dataset, predictions[name]).metrics
+        with job.clock("evaluation"):
+            values = _scored(recipe, dataset, predictions[name]).metrics
         prefix = f"{name}/" if len(datasets) > 1 else ""
         metrics.update({f"{prefix}{key}": value for key, value in values.items()})
     result = _result(chosen, job, weights, metrics)
-    write_json(output_dir / "result.json", result.to_dict())
+    write_json(output_dir / RESULT_FILE, result.to_dict())
     logger.info("%s", summary(result))
     return result
 
 
-def with_seed(recipe: Recipe) -> Recipe:
-    """The recipe itself, or, where SEED is negative (detectron2's default), a copy with a random seed on record."""
+def with_seed(recipe: Recipe, resume: bool = False) -> Recipe:
+    """The recipe itself, or, where SEED is negative (detectron2's default), a copy with a random seed on record.
+
+    A resumed run goes on with the seed that it drew when it began.
+    """
     if recipe.SEED >= 0:
         return recipe
-    seed = all_gather_object(secrets.randbelow(2**31))[0]
-    logger.info("SEED is %d: this run draws seed %d", recipe.SEED, seed)
+    begun = Path(recipe.OUTPUT_DIR) / RECIPE_FILE
+    if resume and begun.is_file():
+        seed, verb = load_recipe(begun).SEED, "goes on with"
+    else:
+        seed, verb = secrets.randbelow(2**31), "draws"
+    seed = all_gather_object(seed)[0]
+    logger.info("SEED is %d: this run %s seed %d", recipe.SEED, verb, seed)
     return edited(recipe, {"SEED": seed})
 
 
@@ -209,5 +222,9 @@ def _result(engine: DetectionEngine, job: TransferJob, weights: str, metrics: di
             "engine_version": engine.version(),
             "recipe": job.recipe.to_dict(),
             "trunk": {k: v for k, v in (job.trunk.meta if job.trunk else {}).items() if k != "config"},
+            # Wall seconds of the process that finished the run, by part.
+            "seconds": dict(job.clock.seconds),
+            "processes": get_world_size(),
+            "environment": collect_env_dict(),
         },
     )
