@@ -240,7 +240,7 @@ def record(tmp_path: Path) -> dict:
 def test_boxes_and_polygons_follow_resize_and_flip(record: dict) -> None:
     seen = set()
     for position in range(12):
-        example = Mapper(True, [80], 999, flip="horizontal", masks=True)(record, at(position))
+        example = Mapper(True, [80], 999, flip="horizontal", mask_format="polygon")(record, at(position))
         x1, y1, x2, y2 = example.target["boxes"][0].tolist()
         seen.add(x1)
         assert (y1, y2, x2 - x1) == (20, 60, 36)
@@ -272,7 +272,7 @@ def test_bad_images_are_named(record: dict, tmp_path: Path) -> None:
         mapper({**record, "file_name": str(tmp_path / "b.png")}, at(0))
     with pytest.raises(DataError, match="no polygon"):
         broken = {**record, "annotations": [{**record["annotations"][0], "segmentation": {"counts": "", "size": []}}]}
-        Mapper(True, [40], 999, masks=True)(broken, at(0))
+        Mapper(True, [40], 999, mask_format="polygon")(broken, at(0))
 
 
 def test_boxes_go_back_to_the_original_image() -> None:

@@ -28,7 +28,7 @@ def norm_layer(name: str) -> Callable[[int], nn.Module] | None:
 
 
 class Res5Head(nn.Module):
-    """C4 box head: the trunk's last stage on each RoI, one extra norm layer, spatial mean: (R, C, m, m) -> (R, D)."""
+    """C4 head: the trunk's last stage on each RoI and one extra norm layer: (R, C, m, m) -> (R, D, m/2, m/2)."""
 
     def __init__(self, layer4: nn.Module, norm: nn.Module | None) -> None:
         super().__init__()
@@ -37,9 +37,7 @@ class Res5Head(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.layer4(x)
-        if self.norm is not None:
-            x = self.norm(x)
-        return x.mean(dim=(2, 3))
+        return x if self.norm is None else self.norm(x)
 
 
 class ConvFCHead(nn.Module):

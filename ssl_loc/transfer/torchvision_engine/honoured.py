@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ssl_loc.transfer.recipe import Recipe, architecture, require_honoured
+from ssl_loc.transfer.recipe import ALL_DEFAULTS, Recipe, architecture, non_default_keys, require_honoured
 from ssl_loc.transfer.schema import OWN_DEFAULTS
 from ssl_loc.utils.errors import ConfigError
 
@@ -36,7 +36,7 @@ HONOURED = frozenset(
         *_under("MODEL.ROI_MASK_HEAD", "NAME POOLER_RESOLUTION POOLER_SAMPLING_RATIO POOLER_TYPE"),
         *_under("MODEL.ROI_MASK_HEAD", "NUM_CONV CONV_DIM NORM"),
         *_under("INPUT", "MIN_SIZE_TRAIN MIN_SIZE_TRAIN_SAMPLING MAX_SIZE_TRAIN MIN_SIZE_TEST MAX_SIZE_TEST"),
-        *_under("INPUT", "RANDOM_FLIP FORMAT"),
+        *_under("INPUT", "RANDOM_FLIP FORMAT MASK_FORMAT"),
         *_under("DATASETS", "TRAIN TEST"),
         *_under("DATALOADER", "NUM_WORKERS ASPECT_RATIO_GROUPING FILTER_EMPTY_ANNOTATIONS"),
         *_under("SOLVER", "LR_SCHEDULER_NAME MAX_ITER BASE_LR BASE_LR_END MOMENTUM NESTEROV"),
@@ -58,11 +58,18 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "MODEL.ROI_MASK_HEAD.POOLER_TYPE": ("ROIAlignV2", "ROIAlign"),
     "MODEL.ROI_MASK_HEAD.NAME": ("MaskRCNNConvUpsampleHead",),
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": ("choice", "range"),
+    "INPUT.MASK_FORMAT": ("polygon", "bitmask"),
     "INPUT.RANDOM_FLIP": ("horizontal", "vertical", "none"),
     "SOLVER.LR_SCHEDULER_NAME": ("WarmupMultiStepLR", "WarmupCosineLR"),
     "SOLVER.WARMUP_METHOD": ("linear", "constant"),
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("value", "norm"),
 }
+# Without a pyramid, detectron2 ignores these. A recipe that sets them expects something that would not happen.
+_UNUSED_IN_C4 = (
+    "MODEL.FPN.",
+    *_under("MODEL.ROI_BOX_HEAD", "NAME NUM_FC FC_DIM NUM_CONV CONV_DIM NORM"),
+    "MODEL.ROI_MASK_HEAD.POOLER_",
+)
 HEADS = {"C4": ("Res5ROIHeads", "Res5ROIHeadsExtraNorm"), "FPN": ("StandardROIHeads",)}
 
 
@@ -97,8 +104,6 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def _check_c4(recipe: Recipe) -> None:
-    if recipe.MODEL.MASK_ON:
-        raise ConfigError("MODEL.MASK_ON is True with a C4 backbone; the torchvision engine has masks with FPN only")
     wanted = {
         "MODEL.RESNETS.OUT_FEATURES": recipe.MODEL.RESNETS.OUT_FEATURES,
         "MODEL.RPN.IN_FEATURES": recipe.MODEL.RPN.IN_FEATURES,
@@ -107,7 +112,9 @@ def _check_c4(recipe: Recipe) -> None:
     for key, value in wanted.items():
         if list(value) != ["res4"]:
             raise ConfigError(f"{key} is {list(value)}; a C4 detector on the torchvision engine expects ['res4']")
-    unused = ("ROI_BOX_HEAD.NAME", "ROI_BOX_HEAD.NUM_FC", "ROI_BOX_HEAD.NUM_CONV", "FPN.NORM")
-    for key in unused:
-        if recipe.flat()[f"MODEL.{key}"]:
-            raise ConfigError(f"MODEL.{key} is {recipe.flat()[f'MODEL.{key}']!r}; a C4 detector does not use it")
+    for key, value in non_default_keys(recipe).items():
+        if key.startswith(_UNUSED_IN_C4):
+            raise ConfigError(
+                f"{key} is {value!r}, but a C4 detector does not use it (boxes and masks come from res5, pooled as "
+                f"MODEL.ROI_BOX_HEAD.POOLER_* says); leave its default ({ALL_DEFAULTS[key]!r})"
+            )

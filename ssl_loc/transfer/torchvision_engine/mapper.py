@@ -26,7 +26,8 @@ class Example:
 
     Attributes:
         image: uint8 (3, h, w) in the recipe's channel order.
-        target: "boxes" (M, 4) float32 px of ``image``, "labels" (M,) 1..K, "polygons" M lists of flat arrays.
+        target: "boxes" (M, 4) float32 px of ``image``, "labels" (M,) 1..K, and, where masks
+            are trained, "polygons" M lists of flat arrays or "bitmasks" bool (M, h, w).
         record: the dataset's dict (file_name, height, width, image_id).
     """
 
@@ -46,7 +47,7 @@ class Mapper:
         max_size: upper limit of the long side in px.
         flip: "horizontal", "vertical" or "none".
         bgr: swap the channels.
-        masks: keep polygons.
+        mask_format: "polygon", "bitmask" (drawn at the new size) or "" (no masks).
         seed: of the draws.
     """
 
@@ -58,7 +59,7 @@ class Mapper:
         sampling: str = "choice",
         flip: str = "none",
         bgr: bool = False,
-        masks: bool = False,
+        mask_format: str = "",
         seed: int = 0,
     ) -> None:
         self.training = training
@@ -67,7 +68,7 @@ class Mapper:
         self.sampling = sampling
         self.flip = flip
         self.bgr = bgr
-        self.masks = masks
+        self.mask_format = mask_format
         self.seed = seed
 
     @classmethod
@@ -82,7 +83,7 @@ class Mapper:
             node.MIN_SIZE_TRAIN_SAMPLING,
             node.RANDOM_FLIP,
             bgr,
-            recipe.MODEL.MASK_ON,
+            recipe.INPUT.MASK_FORMAT if recipe.MODEL.MASK_ON else "",
             recipe.SEED,
         )
 
@@ -111,7 +112,8 @@ class Mapper:
 
     def _target(self, record: dict[str, Any], scale: tuple[float, float], size: tuple[int, int], flip: str) -> Target:
         height, width = size
-        boxes, labels, polygons = [], [], []
+        boxes, labels = [], []
+        masks: list[Any] = []
         for annotation in record["annotations"]:
             if annotation.get("iscrowd", 0):
                 continue
@@ -120,15 +122,24 @@ class Mapper:
             y1, y2 = sorted(np.clip(box[1::2], 0, height))
             if x2 - x1 <= _MIN_BOX or y2 - y1 <= _MIN_BOX:
                 continue
+            if self.mask_format == "bitmask":
+                mask = bitmask(annotation, record, scale, size, flip)
+                if not mask.any():
+                    continue
+                masks.append(torch.from_numpy(mask))
+            elif self.mask_format:
+                masks.append([map_points(p, scale, size, flip) for p in _polygons(annotation, record)])
             boxes.append([x1, y1, x2, y2])
             labels.append(annotation["category_id"] + 1)
-            if self.masks:
-                polygons.append([map_points(p, scale, size, flip) for p in _polygons(annotation, record)])
-        return {
+        target: Target = {
             "boxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
             "labels": torch.tensor(labels, dtype=torch.int64),
-            "polygons": polygons,
         }
+        if self.mask_format == "bitmask":
+            target["bitmasks"] = torch.stack(masks) if masks else torch.zeros(0, height, width, dtype=torch.bool)
+        elif self.mask_format:
+            target["polygons"] = masks
+        return target
 
 
 def read_pil(record: dict[str, Any]) -> Image.Image:
@@ -169,11 +180,36 @@ def map_points(points: np.ndarray, scale: tuple[float, float], size: tuple[int, 
     return out
 
 
+def bitmask(
+    annotation: dict[str, Any], record: dict[str, Any], scale: tuple[float, float], size: tuple[int, int], flip: str
+) -> np.ndarray:
+    """An object's mask, polygons or run-length code of the original image, as bool (h, w) of the mapped image.
+
+    Polygons are mapped and then drawn; a bitmap is resized by its nearest pixel and then flipped.
+    """
+    from ssl_loc.transfer.torchvision_engine.masks import decode_run_lengths, draw_polygons  # pycocotools only here
+
+    segmentation = annotation.get("segmentation")
+    if not isinstance(segmentation, dict):
+        return draw_polygons([map_points(p, scale, size, flip) for p in _polygons(annotation, record)], *size)
+    try:
+        original = decode_run_lengths(segmentation)
+    except ValueError as error:
+        raise DataError(f"the mask of an object in {record['file_name']} cannot be read: {error}") from None
+    if original.shape != (record["height"], record["width"]):
+        raise DataError(
+            f"the mask of an object in {record['file_name']} is {original.shape[1]}x{original.shape[0]} px but the "
+            f"image is {record['width']}x{record['height']}; image and annotation do not belong together"
+        )
+    pixels = np.asarray(Image.fromarray(original).resize((size[1], size[0]), Image.Resampling.NEAREST))
+    if flip != "none":
+        pixels = pixels[:, ::-1] if flip == "horizontal" else pixels[::-1]
+    return np.ascontiguousarray(pixels).astype(bool)
+
+
 def _polygons(annotation: dict[str, Any], record: dict[str, Any]) -> list[np.ndarray]:
     segmentation = annotation.get("segmentation")
     if not isinstance(segmentation, list) or not segmentation:
-        raise DataError(
-            f"an object in {record['file_name']} has no polygon; MODEL.MASK_ON needs polygons on the torchvision "
-            "engine (convert run-length masks, or use --engine detectron2 with INPUT.MASK_FORMAT bitmask)"
-        )
+        hint = "; set INPUT.MASK_FORMAT bitmask" if segmentation else "; set MODEL.MASK_ON False"
+        raise DataError(f"an object in {record['file_name']} has no polygon, which MODEL.MASK_ON needs here{hint}")
     return [np.asarray(p, dtype=np.float64) for p in segmentation]

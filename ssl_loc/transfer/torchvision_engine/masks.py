@@ -1,14 +1,16 @@
-"""Mask targets from polygons, and masks back into the image, both as detectron2 defines them."""
+"""Mask targets from polygons or bitmaps, and masks back into the image, all as detectron2 defines them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from pycocotools import mask as coco_mask
 from torch import Tensor
+from torchvision.ops import roi_align
 
 # A box thinner than this (px) is treated as this thin, so that a degenerate RoI cannot scale to infinity.
 _MIN_SIDE = 0.1
@@ -25,22 +27,59 @@ def rasterise_in_box(polygons: Sequence[np.ndarray], box: Sequence[float], side:
     for polygon in polygons:
         points = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
         shifted.append(((points - (x1, y1)) * scale).reshape(-1).tolist())
-    if not shifted:
-        return np.zeros((side, side), dtype=bool)
-    return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(shifted, side, side))).astype(bool)
+    return draw_polygons(shifted, side, side)
 
 
-def mask_targets(
-    polygons: Sequence[Sequence[Sequence[np.ndarray]]], boxes: list[Tensor], matched: list[Tensor], side: int
-) -> Tensor:
-    """Targets of the positive RoIs of a batch: ``polygons[image][object]`` -> float (P, side, side)."""
-    targets = []
-    for objects, image_boxes, index in zip(polygons, boxes, matched, strict=True):
-        for box, i in zip(image_boxes.tolist(), index.tolist(), strict=True):
-            targets.append(rasterise_in_box(objects[i], box, side))
-    if not targets:
-        return torch.zeros(0, side, side)
-    return torch.from_numpy(np.stack(targets)).float()
+def draw_polygons(polygons: Sequence[Any], height: int, width: int) -> np.ndarray:
+    """The union of polygons (each flat x, y, x, y ...) -> bool (height, width)."""
+    if not len(polygons):
+        return np.zeros((height, width), dtype=bool)
+    listed = [np.asarray(polygon, dtype=np.float64).tolist() for polygon in polygons]
+    return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(listed, height, width))).astype(bool)
+
+
+def decode_run_lengths(code: dict[str, Any]) -> np.ndarray:
+    """A COCO run-length code, compressed or a list of counts -> uint8 (height, width) of 0 and 1.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        height, width = code["size"]
+        packed = coco_mask.frPyObjects(code, height, width) if isinstance(code["counts"], list) else code
+        return coco_mask.decode(packed)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"no run-length code ({error})") from None
+
+
+def crop_bitmasks(bitmasks: Tensor, boxes: Tensor, index: Tensor, side: int) -> Tensor:
+    """Bitmaps (M, h, w) of an image's objects, those of ``index`` (P,) inside boxes (P, 4) -> bool (P, side, side).
+
+    Aligned adaptive RoI pooling of the bitmap; true where at least half is covered.
+    """
+    rois = torch.cat([index.to(boxes.dtype)[:, None], boxes], dim=1)
+    covered = roi_align(bitmasks[:, None].float(), rois.float(), side, 1.0, sampling_ratio=0, aligned=True)
+    return covered[:, 0] >= 0.5
+
+
+def mask_targets(targets: Sequence[dict[str, Any]], boxes: list[Tensor], matched: list[Tensor], side: int) -> Tensor:
+    """Targets of the positive RoIs of a batch -> float (P, side, side), where the boxes are.
+
+    Args:
+        targets: per image "bitmasks" (M, h, w), or else "polygons": M lists of flat arrays.
+        boxes: positive RoIs of each image, (P_i, 4).
+        matched: (P_i,) which object each of them is to find.
+    """
+    parts = []
+    for target, image_boxes, index in zip(targets, boxes, matched, strict=True):
+        if "bitmasks" in target:
+            parts.append(crop_bitmasks(target["bitmasks"], image_boxes, index, side))
+            continue
+        pairs = zip(image_boxes.tolist(), index.tolist(), strict=True)
+        drawn = [rasterise_in_box(target["polygons"][i], box, side) for box, i in pairs]
+        shaped = np.stack(drawn) if drawn else np.zeros((0, side, side), dtype=bool)
+        parts.append(torch.from_numpy(shaped).to(image_boxes.device))
+    return torch.cat(parts).float()
 
 
 def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5) -> Tensor:

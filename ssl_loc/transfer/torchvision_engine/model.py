@@ -24,7 +24,7 @@ from ssl_loc.transfer.torchvision_engine.heads import (
     norm_layer,
 )
 from ssl_loc.transfer.torchvision_engine.pooler import Pooler
-from ssl_loc.transfer.torchvision_engine.roi_heads import RoIHeads, Target
+from ssl_loc.transfer.torchvision_engine.roi_heads import Res5RoIHeads, RoIHeads, Target
 from ssl_loc.transfer.torchvision_engine.rpn import RPN
 from ssl_loc.utils.errors import ConfigError
 
@@ -193,16 +193,17 @@ def _pyramid(recipe: Recipe, trunk: Backbone) -> Pyramid:
 
 def _roi_heads(recipe: Recipe, trunk: Backbone, channels: int, strides: dict[str, int]) -> RoIHeads:
     node, box = recipe.MODEL.ROI_HEADS, recipe.MODEL.ROI_BOX_HEAD
-    if architecture(recipe) == "C4":
-        head, features = _res5_head(recipe, trunk)
-    else:
-        head, features = _conv_fc_head(recipe, channels)
+    c4 = architecture(recipe) == "C4"
+    head, features = _res5_head(recipe, trunk) if c4 else _conv_fc_head(recipe, channels)
     masks: dict[str, Any] = {}
     if recipe.MODEL.MASK_ON:
         mask = recipe.MODEL.ROI_MASK_HEAD
-        parts = mask_branch(channels, mask.CONV_DIM, mask.NUM_CONV, node.NUM_CLASSES, norm_layer(mask.NORM))
-        masks = {"mask_roi_pool": _pooler(recipe, mask, strides), "mask_head": parts[0], "mask_predictor": parts[1]}
-    return RoIHeads(
+        inside = features if c4 else channels
+        parts = mask_branch(inside, mask.CONV_DIM, mask.NUM_CONV, node.NUM_CLASSES, norm_layer(mask.NORM))
+        masks = {"mask_head": parts[0], "mask_predictor": parts[1]}
+        if not c4:  # whose masks share the box head's maps
+            masks["mask_roi_pool"] = _pooler(recipe, mask, strides)
+    return (Res5RoIHeads if c4 else RoIHeads)(
         beta=box.SMOOTH_L1_BETA,
         box_loss_weight=box.BBOX_REG_LOSS_WEIGHT,
         append_truth=node.PROPOSAL_APPEND_GT,

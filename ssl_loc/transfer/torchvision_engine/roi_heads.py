@@ -16,7 +16,7 @@ Target = dict[str, Any]
 
 
 class RoIHeads(_TorchvisionRoIHeads):
-    """Differences from torchvision: L1 box loss, mask targets drawn from polygons, no minimum size of detections.
+    """Differences from torchvision: L1 box loss, mask targets as detectron2 draws them, no minimum size of detections.
 
     Args:
         beta: of the smooth L1 box loss.
@@ -42,12 +42,16 @@ class RoIHeads(_TorchvisionRoIHeads):
         if self.training:
             assert targets is not None  # the detector passes them in training
             return [], self._losses(features, proposals, image_shapes, targets)
-        logits, deltas = self._predict(features, proposals, image_shapes)
+        vectors, _ = self.box_features(features, proposals, image_shapes)
+        logits, deltas = self.box_predictor(vectors)
         found = self.postprocess_detections(logits, deltas, proposals, image_shapes)
         results = [dict(zip(("boxes", "scores", "labels"), parts, strict=True)) for parts in zip(*found, strict=True)]
         if self.has_mask():
             self._add_masks(features, results, image_shapes)
         return results, {}
+
+    def has_mask(self) -> bool:
+        return self.mask_predictor is not None
 
     def check_targets(self, targets: list[Target] | None) -> None:
         """Nothing to check: the mapper made the targets (polygons stand in for torchvision's bitmaps)."""
@@ -79,10 +83,15 @@ class RoIHeads(_TorchvisionRoIHeads):
                 part.append(values[keep])
         return out
 
-    def _predict(
+    def box_features(
         self, features: dict[str, Tensor], boxes: list[Tensor], shapes: list[tuple[int, int]]
-    ) -> tuple[Tensor, Tensor]:
-        return self.box_predictor(self.box_head(self.box_roi_pool(features, boxes, shapes)))
+    ) -> tuple[Tensor, Tensor | None]:
+        """(R, D) vectors for the box predictor, and the (R, D, m, m) maps that the mask head shares, if it does."""
+        return self.box_head(self.box_roi_pool(features, boxes, shapes)), None
+
+    def mask_maps(self, features: dict[str, Tensor], boxes: list[Tensor], shapes: list[tuple[int, int]]) -> Tensor:
+        """(R, C, m, m) input of the mask head."""
+        return self.mask_roi_pool(features, boxes, shapes)
 
     def _losses(
         self,
@@ -92,15 +101,17 @@ class RoIHeads(_TorchvisionRoIHeads):
         targets: list[Target],
     ) -> dict[str, Tensor]:
         proposals, matched, labels, deltas = self.select_training_samples(proposals, targets)
-        logits, predicted = self._predict(features, proposals, image_shapes)
+        vectors, maps = self.box_features(features, proposals, image_shapes)
+        logits, predicted = self.box_predictor(vectors)
         losses = self.box_losses(logits.float(), predicted.float(), torch.cat(labels), torch.cat(list(deltas)))
         if self.has_mask():
             positive = [label > 0 for label in labels]
             boxes = [b[p] for b, p in zip(proposals, positive, strict=True)]
             index = [m[p] for m, p in zip(matched, positive, strict=True)]
-            mask_logits = self._mask_logits(features, boxes, image_shapes).float()
+            chosen = self.mask_maps(features, boxes, image_shapes) if maps is None else maps[torch.cat(positive)]
+            mask_logits = self.mask_predictor(self.mask_head(chosen)).float()
             classes = torch.cat([label[p] for label, p in zip(labels, positive, strict=True)])
-            losses["loss_mask"] = mask_loss(mask_logits, classes, boxes, index, [t["polygons"] for t in targets])
+            losses["loss_mask"] = mask_loss(mask_logits, classes, boxes, index, targets)
         return losses
 
     def box_losses(self, logits: Tensor, predicted: Tensor, labels: Tensor, targets: Tensor) -> dict[str, Tensor]:
@@ -119,27 +130,41 @@ class RoIHeads(_TorchvisionRoIHeads):
         box_loss = box_loss_sum(own_class, targets[positive], self.beta) / labels.numel()
         return {"loss_cls": F.cross_entropy(logits, labels), "loss_box_reg": self.box_loss_weight * box_loss}
 
-    def _mask_logits(self, features: dict[str, Tensor], boxes: list[Tensor], shapes: list[tuple[int, int]]) -> Tensor:
-        return self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes, shapes)))
-
     def _add_masks(
         self, features: dict[str, Tensor], results: list[dict[str, Tensor]], shapes: list[tuple[int, int]]
     ) -> None:
-        logits = self._mask_logits(features, [r["boxes"] for r in results], shapes).float()
+        maps = self.mask_maps(features, [r["boxes"] for r in results], shapes)
+        logits = self.mask_predictor(self.mask_head(maps)).float()
         labels = torch.cat([r["labels"] for r in results])
         probabilities = logits[torch.arange(len(labels)), labels].sigmoid()
         for result, part in zip(results, probabilities.split([len(r["labels"]) for r in results]), strict=True):
             result["masks"] = part
 
 
+class Res5RoIHeads(RoIHeads):
+    """C4: the box head gives maps; boxes are predicted from their spatial mean, masks from the maps themselves.
+
+    In training the maps of the positive RoIs serve both; at test time those of the detected boxes are computed again.
+    """
+
+    def box_features(
+        self, features: dict[str, Tensor], boxes: list[Tensor], shapes: list[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor | None]:
+        maps = self.mask_maps(features, boxes, shapes)
+        return maps.mean(dim=(2, 3)), maps
+
+    def mask_maps(self, features: dict[str, Tensor], boxes: list[Tensor], shapes: list[tuple[int, int]]) -> Tensor:
+        return self.box_head(self.box_roi_pool(features, boxes, shapes))
+
+
 def mask_loss(
-    logits: Tensor, classes: Tensor, boxes: list[Tensor], matched: list[Tensor], polygons: list[Any]
+    logits: Tensor, classes: Tensor, boxes: list[Tensor], matched: list[Tensor], targets: list[Target]
 ) -> Tensor:
-    """Mean binary cross entropy of each positive RoI's own-class mask (P, K + 1, m, m) against its drawn polygon."""
+    """Mean binary cross entropy of each positive RoI's own-class mask (P, K + 1, m, m) against its object's mask."""
     from ssl_loc.transfer.torchvision_engine.masks import mask_targets  # pycocotools only where masks are trained
 
     if len(classes) == 0:
         return logits.sum() * 0
-    target = mask_targets(polygons, boxes, matched, logits.shape[-1]).to(logits.device)
+    target = mask_targets(targets, boxes, matched, logits.shape[-1]).to(logits.device)
     own_class = logits[torch.arange(len(classes), device=logits.device), classes]
     return F.binary_cross_entropy_with_logits(own_class, target)
