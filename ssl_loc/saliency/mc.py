@@ -1,0 +1,123 @@
+"""MC: saliency is how long a random walk over alike regions takes to leave through the border of the image.
+
+Jiang, Zhang, Lu, Yang, Yang, "Saliency detection via absorbing Markov chain", ICCV 2013.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ssl_loc.saliency.build import SALIENCY_REGISTRY, SolveFailed
+from ssl_loc.saliency.region_graph import Regions, pair_distances, torus_neighbours, two_rings
+from ssl_loc.saliency.regional import RegionEstimator, stretch
+
+REGIONS = 250
+# Paper: sigma^2 = 0.1, so affinity = exp(-10 d); the floor keeps the walk from getting stuck (published code).
+DECAY, FLOOR = 10.0, 1e-5
+# Published code: a region whose affinities (its own 1 included) sum to less stands alone.
+ALONE = 1.1
+# Published code: the border is no frame once its affinities to the inside sum to this (at 250 regions).
+FRAME_SUM = 13.0
+# Published code: a map with less of its mass at middle values is good as it is.
+CLEAR_SCORE = 2.0
+BINS = 10
+# Published code: a region that stands alone is salient beside one above this.
+SALIENT = 0.3
+
+
+@SALIENCY_REGISTRY.register(name="mc")
+class AbsorbingChain(RegionEstimator):
+    """Time until a random walk ends at the image border (MC, ICCV 2013); presets matlab, paper.
+
+    "matlab" takes lone regions and artificial frames out of the chain and links opposite borders; "paper" links all
+    border regions with each other.
+    """
+
+    name = "mc"
+    presets = ("matlab", "paper")
+
+    def region_count(self, height: int, width: int) -> int:
+        return min(REGIONS, max(1, height * width // 64))
+
+    def scores(self, regions: Regions) -> np.ndarray:
+        paper = self.preset == "paper"
+        neighbours, border = torus_neighbours(regions.labels, regions.count, not paper)
+        edges = two_rings(neighbours)
+        if paper:
+            edges |= np.outer(border, border)
+        affinity = affinities(pair_distances(regions.colour), edges)
+        if paper:
+            return walk(affinity, border, np.ones(regions.count, dtype=bool))
+        return self._published(affinity, neighbours, border)
+
+    def _published(self, affinity: np.ndarray, neighbours: np.ndarray, border: np.ndarray) -> np.ndarray:
+        alone = affinity.sum(axis=1) < ALONE
+        kept = ~alone
+        border = border & kept
+        limit = FRAME_SUM * np.sqrt(len(affinity) / REGIONS)
+        if is_frame(affinity, neighbours, border, kept, limit):
+            inner = neighbours[border].any(axis=0) & ~border & kept
+            if inner.any():
+                kept, border = kept & ~border, inner
+        scores = np.zeros(len(affinity))
+        if border.any():
+            scores = walk(affinity, border, kept)
+        beside_salient = (neighbours & (scores > SALIENT)).any(axis=1)
+        scores[alone & beside_salient] = 1.0
+        return scores
+
+
+def affinities(colours: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """exp(-10 d) + 1e-5 on the edges, d stretched to 0..1 over them; 1 on the diagonal, 0 elsewhere."""
+    edges = edges.copy()
+    np.fill_diagonal(edges, False)
+    values = colours[edges]
+    affinity = np.zeros_like(colours)
+    affinity[edges] = np.exp(-DECAY * stretch(values)) + FLOOR
+    np.fill_diagonal(affinity, 1.0)
+    return affinity
+
+
+def is_frame(affinity: np.ndarray, neighbours: np.ndarray, border: np.ndarray, kept: np.ndarray, limit: float) -> bool:
+    """True if the border regions are hardly like the regions inside of them (an artificial frame)."""
+    inside = neighbours[border] & (kept & ~border)
+    return bool((affinity[border] * inside).sum() <= limit)
+
+
+def walk(affinity: np.ndarray, border: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Saliency of the regions from absorption times; 0 for those that are not ``kept``.
+
+    Where the times leave much at middle values, stays are weighted by how rarely an endless walk comes by (paper,
+    section 4.2).
+    """
+    times = visits(affinity, border, kept)
+    found = stretch(times.sum(axis=1))
+    if middle_mass(found) >= CLEAR_SCORE:
+        rarity = 1 / affinity[kept].sum(axis=1)
+        found = stretch(times @ (rarity / rarity.sum()))
+    scores = np.zeros(len(affinity))
+    scores[kept] = found
+    return scores
+
+
+def visits(affinity: np.ndarray, border: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Expected visits to each kept region from each, until absorbed: (I - Q)^-1, for m kept regions (m, m).
+
+    Each border region has an absorbing double. Regions that are not kept absorb as well (published code).
+
+    Raises:
+        SolveFailed: some region never gets to the border.
+    """
+    total = affinity.sum(axis=1) + affinity[:, border].sum(axis=1)
+    chain = np.eye(int(kept.sum())) - (affinity / total[:, None])[np.ix_(kept, kept)]
+    try:
+        return np.linalg.inv(chain)
+    except np.linalg.LinAlgError as error:
+        raise SolveFailed(f"mc found no solution for this image ({error}); use another estimator for it") from None
+
+
+def middle_mass(saliency: np.ndarray) -> float:
+    """Sum over 10 bins of share x distance from the nearer end: 1 if all is at 0 or 1, 5 if all is at a half."""
+    share = np.histogram(saliency, bins=BINS, range=(0, 1))[0] / len(saliency)
+    place = np.arange(1, BINS + 1)
+    return float((share * np.minimum(place, BINS + 1 - place)).sum())
