@@ -151,6 +151,7 @@ def summary(result: Result) -> str:
 
 def _load_test_sets(recipe: Recipe) -> dict[str, Any]:
     from ssl_loc.transfer.datasets import get_detection_dataset, require_masks
+    from ssl_loc.transfer.metrics import check_evaluator
 
     names = dataset_names(recipe.DATASETS.TEST)
     if not names:
@@ -158,6 +159,7 @@ def _load_test_sets(recipe: Recipe) -> dict[str, Any]:
     datasets = {name: get_detection_dataset(name) for name in names}
     for name, dataset in datasets.items():
         check_classes(recipe, dataset)
+        check_evaluator(recipe.TRANSFER.EVALUATOR, dataset)
         if recipe.MODEL.MASK_ON:
             require_masks(dataset)
         logger.info("test set %s: %d images, %d classes", name, len(dataset.dicts), len(dataset.classes))
@@ -195,7 +197,7 @@ def _scored(recipe: Recipe, dataset: Any, predictions: list[Any]) -> DetectionSc
     output_dir = Path(recipe.OUTPUT_DIR)
     # First, so that a failing evaluation does not cost the detections.
     save_predictions(inference_file(output_dir, dataset.name, ".json"), dataset.name, predictions)
-    scores = evaluate(dataset, predictions, recipe.MODEL.MASK_ON)
+    scores = evaluate(dataset, predictions, recipe.MODEL.MASK_ON, recipe.TRANSFER.EVALUATOR)
     file = inference_file(output_dir, dataset.name, "_scores.json")
     save_scores(file, scores)
     logger.info("%s per class (with curves in %s):\n%s", dataset.name, file, class_table(scores))

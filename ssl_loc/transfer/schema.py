@@ -22,6 +22,9 @@ OWN_DEFAULTS: dict[str, Any] = {
     # ResNet that MODEL.RESNETS describes. With real weights the trunk is described by the weight file.
     "TRANSFER.BACKBONE.NAME": "ResNet",
     "TRANSFER.BACKBONE.KWARGS": {},
+    # Whose code computes AP: "own" (pycocotools for COCO, the devkit's rules for VOC) or, for comparison, "detectron2"
+    # (its evaluators on the same predictions, of either engine; needs detectron2).
+    "TRANSFER.EVALUATOR": "own",
     # Write losses to the log and to metrics.jsonl every N iterations.
     "TRANSFER.LOG_PERIOD": 20,
 }

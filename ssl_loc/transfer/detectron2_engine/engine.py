@@ -169,20 +169,22 @@ def _hooks(
         # A period of 0 means "only at the end", which detectron2 has no number for.
         every = save if save > 0 else cfg.SOLVER.MAX_ITER + 1
         made.append(hooks.PeriodicCheckpointer(checkpointer, every, file_prefix=_MODEL_STEM))
-    made.append(hooks.EvalHook(period, lambda: _evaluate(model, cfg, tests), eval_after_train=False))
+    made.append(
+        hooks.EvalHook(period, lambda: _evaluate(model, cfg, tests, recipe.TRANSFER.EVALUATOR), eval_after_train=False)
+    )
     if comm.is_main_process():
         writers: list[Writer] = [JsonlWriter(cfg.OUTPUT_DIR, start), TensorBoardWriter(cfg.OUTPUT_DIR, start)]
         made.append(Log(writers, recipe.TRANSFER.LOG_PERIOD))
     return made
 
 
-def _evaluate(model: nn.Module, cfg: CfgNode, tests: dict[str, DetectionDataset]) -> dict[str, float]:
+def _evaluate(model: nn.Module, cfg: CfgNode, tests: dict[str, DetectionDataset], evaluator: str) -> dict[str, float]:
     """AP between two steps, for the curves; the final numbers come from the caller of the engine."""
     found = {}
     for name, dataset in tests.items():
         predictions = predict(model, cfg, dataset)
         if comm.is_main_process():
-            numbers = headline(evaluate(dataset, predictions, cfg.MODEL.MASK_ON).metrics)
+            numbers = headline(evaluate(dataset, predictions, cfg.MODEL.MASK_ON, evaluator).metrics)
             logger.info("%s: %s", name, ", ".join(f"{key} {value:.2f}" for key, value in numbers.items()))
             prefix = f"{name}/" if len(tests) > 1 else ""
             found.update({f"{prefix}{key}": value for key, value in numbers.items()})

@@ -112,7 +112,8 @@ def _evaluate_between(recipe: Recipe, model: Detector, done: int) -> dict[str, f
     for name in dataset_names(recipe.DATASETS.TEST):
         predictions = predict(recipe, model, name)
         if is_main_process():
-            found = headline(evaluate(get_detection_dataset(name), predictions, recipe.MODEL.MASK_ON).metrics)
+            dataset, masks = get_detection_dataset(name), recipe.MODEL.MASK_ON
+            found = headline(evaluate(dataset, predictions, masks, recipe.TRANSFER.EVALUATOR).metrics)
             logger.info("after %d iterations on %s: %s", done, name, found)
             several = len(dataset_names(recipe.DATASETS.TEST)) > 1
             numbers.update({f"{name}/{key}" if several else key: value for key, value in found.items()})
