@@ -12,13 +12,11 @@ from yacs.config import CfgNode as _YacsNode
 
 from ssl_loc.config.node import coerce, load_chain, parse_literal, plain_values
 from ssl_loc.transfer.schema import DETECTRON2_DEFAULTS, OPEN_KEYS, OWN_DEFAULTS, OWN_NODE
+from ssl_loc.transfer.values import ARCHITECTURES, check_values
 from ssl_loc.utils.errors import ConfigError, did_you_mean
 
 ALL_DEFAULTS: dict[str, Any] = {**DETECTRON2_DEFAULTS, **OWN_DEFAULTS}
 RECIPE_VERSION = 2
-
-_FPN_BACKBONE = "build_resnet_fpn_backbone"
-_C4_BACKBONE = "build_resnet_backbone"
 
 
 class Recipe(_YacsNode):
@@ -74,7 +72,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     for key, text in zip(overrides[0::2], overrides[1::2], strict=True):
         _set(values, key, parse_literal(text), "the command line")
     recipe = _build(values)
-    _check_values(recipe)
+    check_values(recipe.flat())
     recipe.freeze()
     return recipe
 
@@ -112,28 +110,15 @@ def require_honoured(recipe: Recipe, honoured: Collection[str], engine: str) -> 
 
 def architecture(recipe: Recipe) -> str:
     """ "C4" or "FPN", from MODEL.BACKBONE.NAME."""
-    names = {_C4_BACKBONE: "C4", _FPN_BACKBONE: "FPN"}
     name = recipe.MODEL.BACKBONE.NAME
-    if name not in names:
-        raise ConfigError(f"MODEL.BACKBONE.NAME is {name!r}; expected one of {', '.join(names)}")
-    return names[name]
+    if name not in ARCHITECTURES:
+        raise ConfigError(f"MODEL.BACKBONE.NAME is {name!r}; expected one of {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[name]
 
 
 def dataset_names(value: Any) -> list[str]:
     """DATASETS.TRAIN or .TEST as a list (one name may be given without brackets)."""
     return [value] if isinstance(value, str) else list(value)
-
-
-def _check_values(recipe: Recipe) -> None:
-    solver = recipe.SOLVER
-    for name in ("MAX_ITER", "IMS_PER_BATCH"):
-        if solver[name] < 1:
-            raise ConfigError(f"SOLVER.{name} is {solver[name]}; expected at least 1")
-    if recipe.INPUT.FORMAT not in ("RGB", "BGR"):
-        raise ConfigError(f"INPUT.FORMAT is {recipe.INPUT.FORMAT!r}; expected RGB or BGR")
-    if recipe.MODEL.ROI_HEADS.NUM_CLASSES < 1:
-        raise ConfigError(f"MODEL.ROI_HEADS.NUM_CLASSES is {recipe.MODEL.ROI_HEADS.NUM_CLASSES}; expected at least 1")
-    architecture(recipe)
 
 
 def _build(values: Mapping[str, Any]) -> Recipe:

@@ -154,7 +154,6 @@ def test_non_default_keys_that_an_engine_ignores_are_refused_by_name() -> None:
         ("INPUT.CROP.ENABLED", "True"),
         ("TEST.AUG.ENABLED", "True"),
         ("MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIPool"),
-        ("MODEL.MASK_ON", "True"),
         ("MODEL.ROI_HEADS.NAME", "CascadeROIHeads"),
         ("MODEL.RPN.IN_FEATURES", "['res3']"),
         ("SOLVER.LR_SCHEDULER_NAME", "WarmupStepWithFixedGammaLR"),
