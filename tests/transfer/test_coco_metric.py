@@ -6,9 +6,11 @@ import json
 
 import numpy as np
 import pytest
+from helpers.coco_cases import random_coco
 
-from ssl_loc.transfer.coco_metric import evaluate_coco, to_coco_results
+from ssl_loc.transfer.coco_metric import STATS, evaluate_coco, to_coco_results
 from ssl_loc.transfer.datasets import DetectionDataset
+from ssl_loc.transfer.detection_scores import load_scores, save_scores
 from ssl_loc.transfer.metrics import evaluate, headline
 from ssl_loc.transfer.predictions import ImagePrediction, encode_masks
 from ssl_loc.utils.errors import ConfigError, DataError
@@ -139,3 +141,73 @@ def test_errors_are_sentences(tmp_path):
     voc = DetectionDataset("v", [{"image_id": "i", "file_name": "i.jpg", "annotations": [{"bbox": BOX}]}], ["a"], "voc")
     with pytest.raises(DataError, match="object without a mask"):
         evaluate(voc, [], mask_on=True)
+
+
+def plain_pycocotools(dataset, predictions, task):
+    """(six headline numbers, AP per class): pycocotools on files, as its own example does."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    results = []
+    for prediction in predictions:
+        for n in range(len(prediction)):
+            x0, y0, x1, y1 = (float(v) for v in prediction.boxes[n])
+            what = {"bbox": [x0, y0, x1 - x0, y1 - y0]} if task == "bbox" else {"segmentation": prediction.masks[n]}
+            category = dataset.category_ids[int(prediction.classes[n])]
+            score = float(prediction.scores[n])
+            results.append({"image_id": prediction.image_id, "category_id": category, "score": score, **what})
+    truth = COCO(dataset.json_file)
+    evaluation = COCOeval(truth, truth.loadRes(results), task)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    per_class = {}
+    for c, category in dataset.category_ids.items():
+        values = evaluation.eval["precision"][:, :, sorted(truth.getCatIds()).index(category), 0, 2]
+        per_class[dataset.classes[c]] = 100 * values[values > -1].mean() if (values > -1).any() else None
+    return 100 * evaluation.stats[:6], per_class
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_equals_plain_pycocotools(tmp_path, seed):
+    dataset, predictions = random_coco(tmp_path, seed, images=12)
+    scores = evaluate(dataset, predictions, mask_on=True)
+    for task in ("bbox", "segm"):
+        stats, per_class = plain_pycocotools(dataset, predictions, task)
+        assert stats[0] > 0
+        for name, value in zip(STATS, stats, strict=True):
+            if value >= 0:
+                assert scores.metrics[f"{task}/{name}"] == pytest.approx(value, abs=1e-4)
+            else:
+                assert f"{task}/{name}" not in scores.metrics
+        assert set(per_class) == {"c0", "c1", "c2"}
+        for name, value in per_class.items():
+            assert scores.metrics.get(f"{task}/AP-{name}") == pytest.approx(value, abs=1e-4)
+    # The bins of masks go by mask area, those of boxes by annotation area: they must not be the same numbers.
+    assert scores.metrics["segm/APm"] != pytest.approx(scores.metrics["bbox/APm"], abs=1e-4)
+
+
+def test_rows_and_curves(tmp_path):
+    # Class a: two objects, one found with IoU 1, then nothing. 51 of the 101 recall levels (0 to .50) at precision 1.
+    crowd = {"id": 99, "image_id": 1, "category_id": 7, "bbox": [0, 0, 9, 9], "area": 81.0, "iscrowd": 1}
+    crowd |= {"segmentation": {"size": [200, 200], "counts": [0, 9, 200 * 200 - 9]}}
+    dataset = make_dataset(tmp_path, {1: [(0, BOX), (0, FAR)]}, extra=[crowd])
+    scores = evaluate_coco(dataset, predict({1: [(0, BOX, 0.9)]}))
+    half = 100 * 51 / 101
+    # The crowd is no object to find; class b has no row.
+    assert scores.per_class["bbox"] == {"a": pytest.approx({"AP": half, "AP50": half, "AP75": half, "objects": 2})}
+    curve = scores.curves["bbox"]["a"]
+    assert curve.recall == pytest.approx([n / 100 for n in range(101)]) and curve.ap == pytest.approx(half)
+    assert curve.precision == pytest.approx([1.0] * 51 + [0.0] * 50)
+
+
+def test_scores_of_both_tasks_survive_json(tmp_path):
+    dataset, predictions = random_coco(tmp_path, 3, images=6)
+    before = evaluate(dataset, predictions, mask_on=True)
+    save_scores(tmp_path / "s.json", before)
+    after = load_scores(tmp_path / "s.json")
+    assert after.metrics == before.metrics and after.per_class == before.per_class
+    assert (after.dataset, after.evaluator) == ("random", "own") and set(after.curves) == {"bbox", "segm"}
+    for task, curves in before.curves.items():
+        for name, curve in curves.items():
+            assert after.curves[task][name].precision == pytest.approx(curve.precision, abs=1e-4)

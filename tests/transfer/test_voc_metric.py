@@ -1,49 +1,16 @@
-"""VOC AP: cases worked out by hand, a slow plain-Python procedure, and detectron2 where it is installed."""
+"""VOC AP: cases worked out by hand and a slow plain-Python procedure (detectron2: test_detectron2_evaluators.py)."""
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ElementTree
-from pathlib import Path
-
 import numpy as np
 import pytest
+from helpers.voc_cases import make_dataset, predict, random_case, write_voc_tree
 
-from ssl_loc.transfer.datasets import DetectionDataset
+from ssl_loc.transfer.datasets import get_detection_dataset
+from ssl_loc.transfer.metrics import evaluate
 from ssl_loc.transfer.predictions import ImagePrediction, load_predictions, save_predictions
 from ssl_loc.transfer.voc_metric import RECALL_LEVELS, average_precision, evaluate_voc, precision_recall
 from ssl_loc.utils.errors import DataError
-
-
-def make_dataset(objects, classes=("a",), year=2012):
-    """objects: image id -> list of (class, box, difficult)."""
-    dicts = [
-        {
-            "file_name": f"{image}.jpg",
-            "height": 100,
-            "width": 100,
-            "image_id": image,
-            "annotations": [
-                {"bbox": list(box), "bbox_mode": "XYXY", "category_id": c, "iscrowd": 0, "difficult": difficult}
-                for c, box, difficult in listed
-            ],
-        }
-        for image, listed in objects.items()
-    ]
-    return DetectionDataset("hand", dicts, list(classes), "voc", year)
-
-
-def predict(found):
-    """found: image id -> list of (class, box, score)."""
-    return [
-        ImagePrediction(
-            image,
-            np.array([box for _, box, _ in listed]).reshape(-1, 4),
-            np.array([score for *_, score in listed]),
-            np.array([c for c, *_ in listed]),
-        )
-        for image, listed in found.items()
-    ]
-
 
 BOX, FAR = (10, 10, 30, 30), (60, 60, 80, 80)
 
@@ -51,6 +18,7 @@ BOX, FAR = (10, 10, 30, 30), (60, 60, 80, 80)
 def test_perfect_and_empty():
     dataset = make_dataset({"i": [(0, BOX, 0)], "j": [(0, FAR, 0)], "none": []})
     perfect = predict({"i": [(0, BOX, 0.9)], "j": [(0, FAR, 0.8)]})
+    # Precision 1 at every recall: 1 = 11/11. Without detections every sum is empty.
     for metric in (True, False):
         assert evaluate_voc(dataset, perfect, metric).metrics["bbox/AP"] == pytest.approx(100)
         assert set(evaluate_voc(dataset, [], metric).metrics.values()) == {0.0}
@@ -68,8 +36,9 @@ def test_duplicate_is_wrong_even_if_another_object_would_fit():
 def test_difficult_is_neither_right_nor_wrong():
     dataset = make_dataset({"i": [(0, BOX, 1), (0, FAR, 0)]})
     both = predict({"i": [(0, BOX, 0.9), (0, FAR, 0.8)]})
+    # One object counts; the first detection is ignored, the second right: recall 1 at precision 1.
     assert evaluate_voc(dataset, both, False).metrics["bbox/AP"] == pytest.approx(100)
-    # Without the flag the same detections on a dataset with one object each rank a miss first.
+    # A first detection on nothing at all is wrong instead: recall 1 at precision 1/2.
     missing = predict({"i": [(0, (10, 60, 30, 80), 0.9), (0, FAR, 0.8)]})
     assert evaluate_voc(dataset, missing, False).metrics["bbox/AP"] == pytest.approx(50)
 
@@ -87,7 +56,8 @@ def test_overlap_must_be_strictly_greater():
 
 def test_equal_scores_keep_the_detectors_order():
     dataset = make_dataset({"i": [(0, BOX, 0)]})
-    # Mixed with better scores, so that an unstable sort would move equal ones around.
+    # Mixed with better scores, so that an unstable sort would move equal ones around. Forty detections of .6 and forty
+    # of .5 are wrong. Right before the equal ones: place 41, precision 1/41; after them: place 81, precision 1/81.
     wrong = [(0, FAR, 0.6), (0, FAR, 0.5)] * 40
     right_first = predict({"i": [(0, BOX, 0.5), *wrong]})
     wrong_first = predict({"i": [*wrong, (0, BOX, 0.5)]})
@@ -100,6 +70,7 @@ def test_absent_class_is_left_out_and_named(caplog):
     found = predict({"i": [(0, BOX, 0.9), (1, FAR, 0.9), (2, FAR, 0.9)]})
     with caplog.at_level("INFO"):
         result = evaluate_voc(dataset, found, False).metrics
+    # Class a is perfect; b has no object, c only a difficult one: the mean is over a alone.
     assert result["bbox/AP"] == pytest.approx(100)
     assert "bbox/AP-b" not in result and "b, c" in caplog.text
     # detectron2 counts them as 0 in the 2007 metric and returns NaN in the other.
@@ -111,8 +82,15 @@ def test_errors_are_sentences():
     empty = make_dataset({"i": []})
     with pytest.raises(DataError, match="no annotated object"):
         evaluate_voc(empty, [], False)
+    one = make_dataset({"i": [(0, BOX, 0)]})
     with pytest.raises(DataError, match="does not have.*first: elsewhere"):
-        evaluate_voc(make_dataset({"i": [(0, BOX, 0)]}), predict({"elsewhere": [(0, BOX, 1.0)]}), False)
+        evaluate_voc(one, predict({"elsewhere": [(0, BOX, 1.0)]}), False)
+    with pytest.raises(DataError, match="more than one prediction .first: i."):
+        evaluate_voc(one, predict({"i": [(0, BOX, 1.0)]}) * 2, False)
+    with pytest.raises(DataError, match="has class 1, but hand has 1 classes.*NUM_CLASSES 1"):
+        evaluate_voc(one, predict({"i": [(1, BOX, 1.0)]}), False)
+    with pytest.raises(DataError, match="NaN or infinite"):
+        evaluate_voc(one, predict({"i": [(0, BOX, float("nan"))]}), False)
 
 
 def test_recall_levels_are_literal():
@@ -130,24 +108,79 @@ def test_precision_recall_curve():
     assert scores.tolist() == pytest.approx([0.9, 0.8, 0.7])
 
 
-def random_case(seed, images=12, classes=3):
-    rng = np.random.default_rng(seed)
+def test_difficult_objects_swallow_any_number_of_detections():
+    # Three detections on the difficult object: none right, none wrong, although the object can be claimed only once.
+    dataset = make_dataset({"i": [(0, BOX, 1), (0, FAR, 0)]})
+    found = predict({"i": [(0, BOX, 0.9), (0, BOX, 0.8), (0, BOX, 0.7), (0, FAR, 0.6)]})
+    # Precision after each: 0/0 taken as 0, three times, then 1/1 at recall 1.
+    _, precision, _ = precision_recall(dataset, found, 0)
+    assert precision.tolist() == [0, 0, 0, 1]
+    assert evaluate_voc(dataset, found, False).metrics["bbox/AP"] == pytest.approx(100)
+    assert evaluate_voc(dataset, found, True).metrics["bbox/AP"] == pytest.approx(100)
 
-    def box():
-        corner = rng.integers(0, 60, 2)
-        return [float(v) for v in (*corner, *(corner + rng.integers(8, 40, 2)))]
 
-    objects, found = {}, {}
-    for i in range(images):
-        listed = [(int(rng.integers(classes)), box(), int(rng.random() < 0.2)) for _ in range(rng.integers(1, 5))]
-        near = [
-            (c, (np.array(b) + rng.normal(0, 2.5, 4)).round(3).tolist(), float(rng.random()))
-            for c, b, _ in listed
-            for _ in range(rng.integers(0, 3))
-        ]
-        far = [(int(rng.integers(classes)), box(), float(rng.random())) for _ in range(rng.integers(0, 3))]
-        objects[f"{i:06d}"], found[f"{i:06d}"] = listed, near + far
-    return objects, found
+def test_duplicates_of_one_object():
+    dataset = make_dataset({"i": [(0, BOX, 0), (0, FAR, 0)]})
+    found = predict({"i": [(0, BOX, 0.9), (0, BOX, 0.8), (0, BOX, 0.7), (0, FAR, 0.6)]})
+    # Recall/precision: 1/2, 1; 1/2, 1/2; 1/2, 1/3; 1, 2/4. Area: .5 * 1 + .5 * .5 = .75. Eleven points: levels 0 to .5
+    # (six) at 1, .6 to 1 (five) at .5: 8.5/11.
+    assert evaluate_voc(dataset, found, False).metrics["bbox/AP50"] == pytest.approx(75)
+    assert evaluate_voc(dataset, found, True).metrics["bbox/AP50"] == pytest.approx(100 * 8.5 / 11)
+
+
+def test_a_detection_of_another_class_or_image_does_not_count():
+    dataset = make_dataset({"i": [(0, BOX, 0)], "j": [(1, BOX, 0)]}, classes=("a", "b"))
+    found = predict({"i": [(1, BOX, 0.9)], "j": [(0, BOX, 0.9)]})
+    assert evaluate_voc(dataset, found, False).metrics["bbox/AP"] == 0
+
+
+def test_three_of_ten_objects_do_not_reach_the_level_of_three_tenths():
+    # np.arange(0, 1.1, .1)[3] is .30000000000000004, more than the recall 3/10 = .3: levels 0, .1 and .2 are reached,
+    # 3/11 and not 4/11. The level .6 is .6000000000000001 as well: 6 of 10 give 6/11; 5 of 10 reach .5: 6/11 too.
+    corner = [(8 * n, 0, 8 * n + 6, 6) for n in range(10)]
+    dataset = make_dataset({"i": [(0, box, 0) for box in corner]})
+    for found, levels in ((2, 3), (3, 3), (4, 5), (5, 6), (6, 6), (7, 7), (8, 9), (10, 11)):
+        predictions = predict({"i": [(0, box, 0.9) for box in corner[:found]]})
+        metrics = evaluate_voc(dataset, predictions, True).metrics
+        assert metrics["bbox/AP50"] == pytest.approx(100 * levels / 11), found
+
+
+def test_one_image_fractions_and_missing_tags(tmp_path):
+    """What detectron2 cannot read: a split of one image, half pixels, no pose, truncated or difficult."""
+    root = tmp_path / "VOC2012"
+    write_voc_tree(root, {"only": [(0, (10.5, 10, 30.5, 30), 0)]}, ["dog"], tags=("name",))
+    text = (root / "Annotations/only.xml").read_text()
+    assert "11.5" in text and not any(tag in text for tag in ("pose", "truncated", "difficult"))
+    dataset = get_detection_dataset(f"voc:{tmp_path}:2012:test")
+    assert dataset.dicts[0]["annotations"][0]["bbox"] == [10.5, 10, 30.5, 30]
+    # IoU of (10.5, 10, 30.5, 30) with (10, 10, 30, 30): 19.5 / 20.5 = .951, above all ten thresholds.
+    dog = dataset.classes.index("dog")
+    result = evaluate_voc(dataset, predict({"only": [(dog, (10, 10, 30, 30), 0.9)]}), False).metrics
+    assert result["bbox/AP"] == pytest.approx(100)
+    # With (10, 10, 30, 31): 19.5 * 20 / (20 * 21 + 400 - 390) = 390/430 = .907: nine of ten thresholds.
+    result = evaluate_voc(dataset, predict({"only": [(dog, (10, 10, 30, 31), 0.9)]}), False).metrics
+    assert result["bbox/AP"] == pytest.approx(90)
+
+
+def test_the_year_decides_the_metric():
+    # Half of two objects found: eleven-point 6/11, area 1/2.
+    found = predict({"i": [(0, BOX, 0.9)]})
+    for year, expected in ((2007, 600 / 11), (2012, 50), (2010, 50)):
+        dataset = make_dataset({"i": [(0, BOX, 0), (0, FAR, 0)]}, year=year)
+        assert evaluate(dataset, found, False).metrics["bbox/AP"] == pytest.approx(expected)
+
+
+def test_rows_and_curves():
+    dataset = make_dataset({"i": [(0, BOX, 0), (0, FAR, 0), (1, BOX, 0), (0, BOX, 1)]}, classes=("a", "b", "c"))
+    # The second box of class a overlaps FAR by 20 x 14 / (400 + 280 - 280) = .7: right up to IoU .65.
+    found = predict({"i": [(0, BOX, 0.9), (0, (60, 60, 80, 74), 0.8)]})
+    scores = evaluate_voc(dataset, found, False)
+    # AP of a: 1 at IoU .50, .55, .60 and .65 (.70 is not exceeded), .5 at the other six: 70 in the mean.
+    assert scores.per_class["bbox"]["a"] == pytest.approx({"AP": 70, "AP50": 100, "AP75": 50, "objects": 2})
+    assert scores.per_class["bbox"]["b"] == {"AP": 0, "AP50": 0, "AP75": 0, "objects": 1}
+    assert set(scores.per_class["bbox"]) == set(scores.curves["bbox"]) == {"a", "b"}
+    assert scores.curves["bbox"]["a"].precision == [1.0] * 101 and scores.curves["bbox"]["a"].ap == pytest.approx(100)
+    assert scores.curves["bbox"]["b"].precision == [0.0] * 101
 
 
 def slow_ap(objects, found, category, threshold, use_07):
@@ -190,54 +223,6 @@ def test_equals_the_slow_procedure(seed, use_07):
     assert result["bbox/AP50"] == pytest.approx(table[:, 0].mean(), abs=1e-3)
     assert result["bbox/AP75"] == pytest.approx(table[:, 5].mean(), abs=1e-3)
     assert result["bbox/AP-b"] == pytest.approx(table[1].mean(), abs=1e-3)
-
-
-def write_voc_tree(root: Path, objects, classes):
-    for folder in ("Annotations", "ImageSets/Main", "JPEGImages"):
-        (root / folder).mkdir(parents=True, exist_ok=True)
-    (root / "ImageSets/Main/test.txt").write_text("\n".join(objects) + "\n")
-    for image, listed in objects.items():
-        top = ElementTree.Element("annotation")
-        for c, (x0, y0, x1, y1), difficult in listed:
-            tag = ElementTree.SubElement(top, "object")
-            fields = {"name": classes[c], "pose": "?", "truncated": 0, "difficult": difficult}
-            for key, value in fields.items():
-                ElementTree.SubElement(tag, key).text = str(value)
-            corners = ElementTree.SubElement(tag, "bndbox")
-            # 1-based and inclusive on disk.
-            for key, value in zip(("xmin", "ymin", "xmax", "ymax"), (x0 + 1, y0 + 1, x1, y1), strict=True):
-                ElementTree.SubElement(corners, key).text = str(int(value))
-        ElementTree.ElementTree(top).write(root / f"Annotations/{image}.xml")
-
-
-@pytest.mark.detectron2
-@pytest.mark.parametrize("year", [2007, 2012])
-@pytest.mark.parametrize("seed", [3, 4, 5])
-def test_equals_detectron2(tmp_path, seed, year):
-    pytest.importorskip("detectron2", reason="detectron2 is not installed; its VOC evaluator is the reference here")
-    import torch
-    from detectron2.data import MetadataCatalog
-    from detectron2.evaluation import PascalVOCDetectionEvaluator
-    from detectron2.structures import Boxes, Instances
-
-    objects, found = random_case(seed, images=30)
-    write_voc_tree(tmp_path, objects, "abc")
-    name = f"voc_metric_test_{tmp_path}"
-    MetadataCatalog.get(name).set(dirname=str(tmp_path), split="test", year=year, thing_classes=list("abc"))
-    evaluator = PascalVOCDetectionEvaluator(name)
-    evaluator.reset()
-    predictions = predict(found)
-    for prediction in predictions:
-        instances = Instances((100, 100))
-        instances.pred_boxes = Boxes(torch.from_numpy(prediction.boxes))
-        instances.scores = torch.from_numpy(prediction.scores)
-        instances.pred_classes = torch.from_numpy(prediction.classes)
-        evaluator.process([{"image_id": prediction.image_id}], [{"instances": instances}])
-    expected = evaluator.evaluate()["bbox"]
-    ours = evaluate_voc(make_dataset(objects, "abc", year), predictions, year == 2007, detectron2_compat=True).metrics
-    for key, value in expected.items():
-        assert ours[f"bbox/{key}"] == pytest.approx(value, abs=5e-3)
-    MetadataCatalog.remove(name)
 
 
 def test_predictions_survive_json(tmp_path):
