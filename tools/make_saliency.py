@@ -1,6 +1,17 @@
 """Make, list or check a folder of saliency maps: ROOT/<path of the image without suffix>.png plus ROOT/manifest.json.
 
 Examples:
+  # masks for CAST from nothing but photos: no labels, no weights; run it again and it goes on where it stopped
+  python tools/make_saliency.py photos/ --method rbd --out maps/ --preview maps.png
+  python tools/train_net.py --config-file configs/quick/cast.yaml DATA.TRAIN folder:photos/ \\
+      DATA.MASKS.SOURCE folder DATA.MASKS.ROOT maps/
+
+  # COCO on four machines that share a disk (--shard 0/4 to 3/4), at half the resolution
+  python tools/make_saliency.py coco:/data/coco:train2017 --method rbd --out maps/ --reduce 2 --shard 0/4
+
+  # what a classifier looks at (its labels count as labels): CAM, or input gradients cut out by GrabCut
+  python tools/make_saliency.py photos/ --method cam --out maps/ --set weights resnet50.pth
+
   # maps that some other program made (any producer): write down what they are
   python tools/make_saliency.py --method precomputed --out maps/ --estimator deep-usps --uses-labels yes
 
@@ -8,11 +19,9 @@ Examples:
   python tools/make_saliency.py coco:/data/coco:train2017 --method ground_truth --out maps/
 
   # do the maps fit the images? lists every problem; exit status 1 if there is one
-  python tools/make_saliency.py /data/photos --check --out maps/
+  python tools/make_saliency.py photos/ --check --out maps/
 
-  # then train with them
-  python tools/train_net.py --config-file configs/quick/cast.yaml DATA.TRAIN folder:/data/photos \\
-      DATA.MASKS.SOURCE folder DATA.MASKS.ROOT maps/
+docs/saliency.md says which method to take and what it costs; tools/evaluate.py --protocol saliency scores maps.
 """
 
 from __future__ import annotations
@@ -21,36 +30,40 @@ import argparse
 import logging
 from pathlib import Path
 
-from ssl_loc.data.catalog import get_dataset
-from ssl_loc.data.ground_truth import write_ground_truth_maps
-from ssl_loc.data.masks import check_dataset_maps
-from ssl_loc.saliency.manifest import DEFAULT_THRESHOLD, Manifest, write_manifest
-from ssl_loc.saliency.store import MAX_REDUCE
+from ssl_loc.data.catalog import Dataset, get_dataset
+from ssl_loc.data.map_commands import check, make
+from ssl_loc.saliency.build import SALIENCY_REGISTRY, load_estimators
+from ssl_loc.saliency.manifest import DEFAULT_THRESHOLD, read_manifest
 from ssl_loc.utils.cli import run_tool
 from ssl_loc.utils.errors import ConfigError
 
-METHODS = ("precomputed", "ground_truth")
-
 
 def parser() -> argparse.ArgumentParser:
+    load_estimators()
+    methods = [*SALIENCY_REGISTRY.names(), "ground_truth", "precomputed"]
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    what = p.add_mutually_exclusive_group(required=True)
-    what.add_argument("--method", choices=METHODS, help="how the maps come about")
-    what.add_argument("--check", action="store_true", help="compare the maps with the images of DATASET")
-    p.add_argument(
-        "dataset", nargs="?", metavar="DATASET", help="a folder, coco:DIR:SPLIT, voc:..., scenes:..., or a name"
-    )
+    p.add_argument("dataset", nargs="?", metavar="DATASET", help="a folder, coco:DIR:SPLIT, voc:..., or a name")
     p.add_argument("--out", required=True, metavar="ROOT", help="folder of the maps")
+    p.add_argument("--method", choices=methods, help="how the maps come about")
+    p.add_argument("--check", action="store_true", help="compare the maps with the images of DATASET")
+    p.add_argument("--preview", metavar="FILE", help="draw a contact sheet of images beside their maps")
+    p.add_argument("--preset", default="", help="named constants of the method (or, precomputed: its settings)")
     p.add_argument("--threshold", type=int, default=DEFAULT_THRESHOLD, help="salient = grey value above this (128)")
+    p.add_argument("--reduce", type=int, default=1, metavar="N", help="store at 1/N of the image size, 1 to 16")
+    p.add_argument("--overwrite", action="store_true", help="make maps again that exist")
+    g = p.add_argument_group("estimators")
+    g.add_argument("--set", nargs="+", default=[], metavar="KEY VALUE", dest="options", help="options of the estimator")
+    g.add_argument("--workers", type=int, metavar="N", help="processes (default: one per processor; 0: none)")
+    g.add_argument("--shard", default="0/1", metavar="I/N", help="only every Nth image, from the Ith on (0 to N-1)")
+    g.add_argument("--time-limit", type=float, default=60, metavar="S", help="seconds per image (60)")
+    g.add_argument("--max-bad", type=float, default=0.05, metavar="SHARE", help="images without a map allowed (.05)")
+    g.add_argument("--retry", action="store_true", help="make maps again that failed or took too long")
     g = p.add_argument_group("precomputed")
     g.add_argument("--estimator", help="what made the maps, e.g. deep-usps")
     g.add_argument("--uses-labels", choices=("yes", "no"), help="did labels of any kind go into them?")
-    g.add_argument("--preset", default="", help="its settings, in a word")
     g.add_argument("--version", default="", help="its version")
     g = p.add_argument_group("ground_truth")
     g.add_argument("--objects", choices=("masks", "boxes"), default="masks", help="what is drawn (default: masks)")
-    g.add_argument("--reduce", type=int, default=1, metavar="N", help="store at 1/N of the image size, 1 to 16")
-    g.add_argument("--overwrite", action="store_true", help="draw maps again that exist")
     g = p.add_argument_group("check")
     g.add_argument(
         "--allow", nargs="+", default=[], metavar="KIND", choices=("empty", "full"), help="no failure if ..."
@@ -58,57 +71,33 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def check(args: argparse.Namespace) -> int:
-    """Print every problem; status 1 if one is not allowed."""
-    report = check_dataset_maps(get_dataset(_needed(args, "dataset")).records, args.out, args.threshold)
-    found = report.found()
-    for kind, keys in found.items():
-        for key in keys:
-            print(f"{kind}: {key}")
-    counts = ", ".join(f"{len(keys)} {kind}" for kind, keys in found.items()) or "every map is usable"
-    print(f"{report.checked} images checked: {counts}")
-    return int(any(kind not in args.allow for kind in found))
-
-
-def make(args: argparse.Namespace) -> Manifest:
-    """Write the maps (or only the manifest)."""
-    if args.method == "precomputed":
-        return write_manifest(
-            args.out,
-            estimator=_needed(args, "estimator"),
-            preset=args.preset,
-            uses_labels=_needed(args, "uses_labels") == "yes",
-            version=args.version,
-            threshold=args.threshold,
-            progress=True,
-        )
-    if not 1 <= args.reduce <= MAX_REDUCE:
-        raise ConfigError(f"--reduce is {args.reduce}; expected 1 to {MAX_REDUCE}")
-    dataset = get_dataset(_needed(args, "dataset"), annotations=True)
-    return write_ground_truth_maps(dataset, args.out, prefer=args.objects, reduce=args.reduce, overwrite=args.overwrite)
-
-
-def _needed(args: argparse.Namespace, name: str) -> str:
-    value = getattr(args, name)
-    if not value:
-        what = f"--method {args.method}" if args.method else "--check"
-        option = "DATASET" if name == "dataset" else f"--{name.replace('_', '-')}"
-        raise ConfigError(f"{what} needs {option}; see --help for examples")
-    # A plain folder of photos needs no prefix.
-    return f"folder:{value}" if name == "dataset" and Path(value).is_dir() else value
+def open_dataset(args: argparse.Namespace) -> Dataset:
+    """The images; a plain folder of photos needs no prefix."""
+    if not args.dataset:
+        what = f"--method {args.method}" if args.method else "--check" if args.check else "--preview"
+        raise ConfigError(f"{what} needs DATASET; see --help for examples")
+    spec = f"folder:{args.dataset}" if Path(args.dataset).is_dir() else args.dataset
+    return get_dataset(spec, annotations=args.method == "ground_truth")
 
 
 def main() -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s")
     args = parser().parse_args()
-    if args.check:
-        return check(args)
-    manifest = make(args)
-    flags = [flag for entry in manifest.maps.values() for flag in entry.flags]
-    counts = ", ".join(f"{flags.count(flag)} {flag}" for flag in sorted(set(flags))) or "none empty, full or unreadable"
-    labels = "uses labels" if manifest.uses_labels else "no labels"
-    print(f"{args.out}: {len(manifest.maps)} maps of {manifest.estimator} ({labels}); {counts}")
-    return 0
+    if not (args.method or args.check or args.preview):
+        raise ConfigError("nothing to do; expected --method NAME, --check or --preview FILE (see --help for examples)")
+    dataset = None if args.method == "precomputed" and not (args.check or args.preview) else open_dataset(args)
+    status = 0
+    if args.method:
+        status, text = make(dataset, args)
+        print(text)
+    if args.preview and not status:
+        from ssl_loc.visualization.map_sheet import write_map_sheet
+
+        print(f"wrote {write_map_sheet(dataset, read_manifest(args.out), args.preview)}")
+    if args.check and not status:
+        status, text = check(dataset, args)
+        print(text)
+    return status
 
 
 if __name__ == "__main__":

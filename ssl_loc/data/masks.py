@@ -127,7 +127,7 @@ def _folder(node: CfgNode, records: RecordTable, sizes: np.ndarray) -> tuple[Mas
         raise ConfigError("DATA.MASKS.SOURCE is 'folder' but DATA.MASKS.ROOT is empty; set it to the folder of maps")
     store = MapStore(node.ROOT, node.THRESHOLD, node.REDUCE)
     manifest = store.manifest()
-    keys = _unique_keys(records)
+    keys = unique_keys(records)
     report = check_maps(manifest, dict(zip(keys, _known(sizes), strict=True)), node.THRESHOLD)
     for line in report.lines():
         _LOGGER.info("maps in %s: %s", node.ROOT, line)
@@ -147,7 +147,7 @@ def _folder(node: CfgNode, records: RecordTable, sizes: np.ndarray) -> tuple[Mas
 def check_dataset_maps(records: RecordTable, root: str, threshold: int) -> MapReport:
     """Compare a folder of maps with the images of a dataset (what ``tools/make_saliency.py --check`` prints)."""
     manifest = read_manifest(root)
-    return check_maps(manifest, dict(zip(_unique_keys(records), _known(image_sizes(records)), strict=True)), threshold)
+    return check_maps(manifest, dict(zip(unique_keys(records), _known(image_sizes(records)), strict=True)), threshold)
 
 
 def bad_maps_message(root: str, report: MapReport) -> str:
@@ -187,7 +187,12 @@ def _known(sizes: np.ndarray) -> list[tuple[int, int] | None]:
     return [None if h == UNREADABLE else (int(h), int(w)) for h, w in sizes]
 
 
-def _unique_keys(records: RecordTable) -> list[str]:
+def unique_keys(records: RecordTable) -> list[str]:
+    """The key of every record.
+
+    Raises:
+        DataError: two images share a key, and so would share a map.
+    """
     seen: dict[str, str] = {}
     for record in records:
         other = seen.setdefault(record.key, record.path)

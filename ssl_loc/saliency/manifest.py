@@ -6,6 +6,7 @@ integer fraction of it; 255 is salient.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from dataclasses import asdict, dataclass, field
@@ -14,9 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ssl_loc.saliency.journal import folder_lock, read_journals
 from ssl_loc.saliency.map_io import MAP_SUFFIX, read_map
 from ssl_loc.utils.errors import DataError
-from ssl_loc.utils.file_io import read_json, write_json
+from ssl_loc.utils.file_io import read_json, write_text
 from ssl_loc.utils.progress import progress_bar
 
 _LOGGER = logging.getLogger(__name__)
@@ -37,7 +39,9 @@ class MapEntry(NamedTuple):
         low, high: smallest and largest grey value; the map is empty at threshold t if high <= t, full if low > t.
         bytes: size of the file, to notice maps that changed after they were listed.
         mtime_ns: time of the file, so that listing again skips unchanged maps.
-        flags: any of "unreadable", "empty", "full" (the last two at the manifest's threshold).
+        flags: any of "unreadable", "empty", "full" (the last two at the manifest's threshold), and for a black map that
+            stands in for an answer: "failed" (the estimator had none), "timeout" (it took too long), "died" (it ended
+            its process).
     """
 
     height: int
@@ -63,6 +67,7 @@ class Manifest:
         version: version of the estimator.
         threshold: grey value above which ``share`` and ``flags`` count a pixel as salient.
         maps: key -> entry, sorted by key.
+        unreadable_images: key -> why, for images that have no map because they could not be read.
     """
 
     root: str
@@ -72,6 +77,7 @@ class Manifest:
     version: str
     threshold: int = DEFAULT_THRESHOLD
     maps: dict[str, MapEntry] = field(default_factory=dict)
+    unreadable_images: dict[str, str] = field(default_factory=dict)
 
     def path(self, key: str) -> Path:
         """File of the map of ``key``."""
@@ -80,7 +86,7 @@ class Manifest:
     def info(self) -> dict[str, Any]:
         """Provenance without the maps: what travels with trained weights."""
         values = asdict(self)
-        del values["maps"], values["root"]
+        del values["maps"], values["root"], values["unreadable_images"]
         return values
 
 
@@ -104,6 +110,11 @@ def describe_map(path: str | os.PathLike, status: os.stat_result, threshold: int
     except DataError as error:
         _LOGGER.warning("%s", error)
         return MapEntry(0, 0, 0.0, 0.0, 0, 0, status.st_size, status.st_mtime_ns, ["unreadable"])
+    return describe_array(grey, status, threshold)
+
+
+def describe_array(grey: np.ndarray, status: os.stat_result, threshold: int = DEFAULT_THRESHOLD) -> MapEntry:
+    """Describe the map that was just written to the file with this status; uint8 (H, W)."""
     low, high = int(grey.min()), int(grey.max())
     flags = ["empty"] if high <= threshold else ["full"] if low > threshold else []
     share = float(np.count_nonzero(grey > threshold) / grey.size)
@@ -124,23 +135,32 @@ def write_manifest(
 ) -> Manifest:
     """Describe every ROOT/**/*.png and write ROOT/manifest.json atomically; returns the manifest.
 
-    Maps that an earlier manifest describes and whose size and time have not changed are not read again.
+    Maps that an earlier manifest or the journal of their run describes, and whose size and time have not changed, are
+    not read again. Several shards may end at the same time in one folder: the last one lists everything.
 
     Raises:
         DataError: ``root`` is no folder or holds no map.
     """
-    files = scan_maps(root) if Path(root).is_dir() else {}
-    if not files:
-        raise DataError(f"no maps in {root}; expected PNG files ROOT/<path of the image without suffix>.png")
-    known = _known_entries(root, threshold)
+    if not Path(root).is_dir():
+        raise DataError(_no_maps(root))
     manifest = Manifest(str(root), estimator, preset, uses_labels, version, threshold)
-    for key, status in progress_bar(files.items(), desc="maps", unit="map", show=progress):
-        entry = known.get(key)
-        if entry is None or (entry.bytes, entry.mtime_ns) != (status.st_size, status.st_mtime_ns):
-            entry = describe_map(manifest.path(key), status, threshold)
-        manifest.maps[key] = entry
-    _write(manifest)
+    with folder_lock(root):
+        files = scan_maps(root)
+        known, unreadable = known_entries(manifest)
+        for key, status in progress_bar(files.items(), desc="manifest", unit="map", show=progress):
+            entry = known.get(key)
+            if entry is None or (entry.bytes, entry.mtime_ns) != (status.st_size, status.st_mtime_ns):
+                entry = describe_map(manifest.path(key), status, threshold)
+            manifest.maps[key] = entry
+        manifest.unreadable_images = {key: why for key, why in sorted(unreadable.items()) if key not in files}
+        if not files and not unreadable:
+            raise DataError(_no_maps(root))
+        _write(manifest)
     return manifest
+
+
+def _no_maps(root: str | os.PathLike) -> str:
+    return f"no maps in {root}; expected PNG files ROOT/<path of the image without suffix>.png"
 
 
 def claim_folder(
@@ -149,8 +169,16 @@ def claim_folder(
     """Write an empty manifest before the first map, so that a continued run cannot mix two kinds of maps in a folder.
 
     Raises:
-        DataError: the folder belongs to maps of another estimator, preset or version.
+        DataError: the folder belongs to maps of another estimator, preset or version, or holds pictures that nobody
+            listed (maps of unknown origin, or the photos themselves).
     """
+    if not (Path(root) / MANIFEST_NAME).is_file() and Path(root).is_dir():
+        strange = next(iter(scan_maps(root)), None)
+        if strange is not None:
+            raise DataError(
+                f"{root} already holds PNG files ({strange}{MAP_SUFFIX}, ...) that no manifest describes; give a new "
+                "folder, or list them with --method precomputed if they are maps"
+            )
     if (Path(root) / MANIFEST_NAME).is_file() and not overwrite:
         old = read_manifest(root)
         if (old.estimator, old.preset, old.version) != (estimator, preset, version):
@@ -164,20 +192,33 @@ def claim_folder(
 
 def _write(manifest: Manifest) -> None:
     content = {"format": FORMAT, "format_version": FORMAT_VERSION, "count": len(manifest.maps), **manifest.info()}
+    content["unreadable_images"] = manifest.unreadable_images
     content["fields"] = list(MapEntry._fields)
-    content["maps"] = {key: list(entry) for key, entry in manifest.maps.items()}
-    write_json(Path(manifest.root) / MANIFEST_NAME, content)
+    # A map is a line: 100 thousand of them stay readable, and written in a second.
+    head = json.dumps(content, indent=2)
+    rows = ",\n".join(f"    {json.dumps(key)}: {json.dumps(list(entry))}" for key, entry in manifest.maps.items())
+    write_text(Path(manifest.root) / MANIFEST_NAME, f'{head[:-2]},\n  "maps": {{\n{rows}\n  }}\n}}\n')
 
 
-def _known_entries(root: str | os.PathLike, threshold: int) -> dict[str, MapEntry]:
-    if not (Path(root) / MANIFEST_NAME).is_file():
-        return {}
-    try:
-        old = read_manifest(root)
-    except DataError as error:
-        _LOGGER.warning("the old manifest is not used: %s", error)
-        return {}
-    return old.maps if old.threshold == threshold else {}
+def known_entries(manifest: Manifest) -> tuple[dict[str, MapEntry], dict[str, str]]:
+    """Descriptions by the journals and the old manifest, and the images known to be unreadable."""
+    entries: dict[str, MapEntry] = {}
+    unreadable: dict[str, str] = {}
+    if (Path(manifest.root) / MANIFEST_NAME).is_file():
+        try:
+            old = read_manifest(manifest.root)
+        except DataError as error:
+            _LOGGER.warning("the old manifest is not used: %s", error)
+        else:
+            unreadable |= old.unreadable_images
+            entries |= old.maps if old.threshold == manifest.threshold else {}
+    for key, (entry, reason) in read_journals(manifest.root, manifest.info()).items():
+        if entry is None:
+            unreadable[key] = reason
+        else:
+            entries[key] = MapEntry(*entry)
+            unreadable.pop(key, None)
+    return entries, unreadable
 
 
 def read_manifest(root: str | os.PathLike) -> Manifest:
@@ -202,4 +243,5 @@ def read_manifest(root: str | os.PathLike) -> Manifest:
         )
     names = ("estimator", "preset", "uses_labels", "version", "threshold")
     maps = {key: MapEntry(*row) for key, row in content["maps"].items()}
-    return Manifest(str(root), **{name: content[name] for name in names}, maps=maps)
+    unreadable = content.get("unreadable_images", {})
+    return Manifest(str(root), **{name: content[name] for name in names}, maps=maps, unreadable_images=unreadable)

@@ -161,8 +161,8 @@ class MapScores:
         """The scores of ``names``, in that order."""
         at = {name: i for i, name in enumerate(self.names)}
         rows = np.array([at[name] for name in names], dtype=np.int64)
-        arrays = (self.precision, self.recall, self.adaptive_f, self.iou, self.mae)
-        return MapScores(list(names), *(a[rows] for a in arrays))
+        curves = self.precision[rows], self.recall[rows]
+        return MapScores(list(names), *curves, self.adaptive_f[rows], self.iou[rows], self.mae[rows])
 
     def curve(self) -> tuple[np.ndarray, np.ndarray]:
         """Precision and recall averaged over images, float64 (256,) each, at the thresholds 0..255."""

@@ -1,0 +1,268 @@
+"""Maps of a whole dataset: in processes, with a time limit per image, resumable, in shards.
+
+Whatever happens to one image (no picture, no answer, too slow, process killed) is named, counted and bounded; the other
+images go on. Every map is a function of its image alone, so workers, shards and restarts do not change a byte.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from ssl_loc.saliency.build import Estimator, SolveFailed
+from ssl_loc.saliency.journal import Journal
+from ssl_loc.saliency.manifest import (
+    DEFAULT_THRESHOLD,
+    Manifest,
+    claim_folder,
+    describe_array,
+    known_entries,
+    scan_maps,
+    write_manifest,
+)
+from ssl_loc.saliency.map_io import MAP_SUFFIX, write_map
+from ssl_loc.saliency.store import first_names, reduce_mask
+from ssl_loc.saliency.timed_pool import DIED, OVERRUN, Outcome, run_timed
+from ssl_loc.utils.errors import ConfigError, DataError
+from ssl_loc.utils.file_io import safe_join
+from ssl_loc.utils.progress import progress_bar
+
+_LOGGER = logging.getLogger(__name__)
+FAILED, UNREADABLE = "failed", "unreadable"
+# Kinds of images without an answer that get a black map, so that the folder stays complete.
+STAND_INS = (FAILED, OVERRUN, DIED)
+# A run stops when more than this share of its images, and more than a handful, had no answer: something is wrong then.
+MAX_BAD_SHARE, HANDFUL = 0.05, 10
+# What an estimator may raise for an odd image; anything else is a bug that should stop the run.
+ESTIMATOR_ERRORS = (ArithmeticError, LookupError, ValueError, RuntimeError, MemoryError, cv2.error)
+
+
+class Item(NamedTuple):
+    """One image to make a map of."""
+
+    key: str
+    path: str
+    label: int = -1
+
+
+class Made(NamedTuple):
+    """What a worker says of an image: the map's description, or none; "" or why there is no answer."""
+
+    entry: list[Any] | None
+    kind: str = ""
+    reason: str = ""
+
+
+@dataclass
+class RunReport:
+    """What a run did, and whether it was interrupted."""
+
+    made: int = 0
+    kept: int = 0
+    bad: dict[str, list[str]] = field(default_factory=dict)
+    interrupted: bool = False
+
+    def line(self) -> str:
+        """One line for the terminal."""
+        words = [f"{self.made} made", f"{self.kept} kept"]
+        words += [f"{len(keys)} {kind} ({first_names(keys)})" for kind, keys in self.bad.items()]
+        return ", ".join(words)
+
+
+@dataclass
+class MapWorker:
+    """Makes the map of one image; runs in the processes of the pool.
+
+    Args:
+        estimator: pixels to map.
+        root: folder of the maps.
+        read: path -> uint8 (H, W, 3), raising DataError for what is no picture.
+        reduce: maps are stored at 1 / ``reduce`` of the image size.
+    """
+
+    estimator: Estimator
+    root: str
+    read: Callable[[str], np.ndarray]
+    reduce: int = 1
+
+    def prepare(self) -> None:
+        """One thread per process, and everything compiled before the clock runs."""
+        from threadpoolctl import threadpool_limits
+
+        self._limits = threadpool_limits(1)
+        cv2.setNumThreads(1)
+        warm(self.estimator)
+
+    def __call__(self, item: Item) -> Made:
+        try:
+            image = self.read(item.path)
+        except DataError as error:
+            return Made(None, UNREADABLE, str(error))
+        kind = reason = ""
+        size = (image.shape[0], image.shape[1])
+        try:
+            saliency = self.estimate(image, item)
+        except (SolveFailed, *ESTIMATOR_ERRORS) as error:
+            kind, reason = FAILED, f"{type(error).__name__}: {error}"
+            saliency = np.zeros(size, dtype=np.float32)
+        return Made(self.store(item.key, saliency, kind), kind, reason)
+
+    def estimate(self, image: np.ndarray, item: Item) -> np.ndarray:
+        """The map of an image; class-specific estimators are told its label."""
+        for_label = getattr(self.estimator, "for_label", None)
+        return (self.estimator if for_label is None else for_label(item.label))(image)
+
+    def store(self, key: str, saliency: np.ndarray, kind: str = "") -> list[Any]:
+        """Write a map (float32 in [0, 1]) and return its description."""
+        path = safe_join(self.root, key + MAP_SUFFIX)
+        grey = np.rint(saliency * 255).astype(np.uint8)
+        grey = reduce_mask(grey, (grey.shape[0], grey.shape[1]), self.reduce)
+        write_map(path, grey)
+        entry = describe_array(grey, os.stat(path))
+        return list(entry._replace(flags=[*entry.flags, kind] if kind else entry.flags))
+
+
+def warm(estimator: Estimator) -> None:
+    """Call the estimator once on a small picture, so that compiled parts are ready."""
+    picture = np.zeros((48, 64, 3), dtype=np.uint8)
+    picture[12:36, 16:48] = 200
+    with suppress(SolveFailed):
+        estimator(picture)
+
+
+def run_estimator(
+    estimator: Estimator,
+    items: Iterable[Item],
+    root: str,
+    *,
+    read: Callable[[str], np.ndarray],
+    read_size: Callable[[str], tuple[int, int]],
+    preset: str = "",
+    reduce: int = 1,
+    processes: int = 1,
+    time_limit: float = 60.0,
+    shard: tuple[int, int] = (0, 1),
+    overwrite: bool = False,
+    retry: bool = False,
+    max_bad: float = MAX_BAD_SHARE,
+    progress: bool = True,
+) -> tuple[Manifest, RunReport]:
+    """Write ROOT/<key>.png for every item of this shard that has none, then the manifest.
+
+    Args:
+        estimator: makes the maps; its name, preset and version must be those of the folder.
+        items: the images of the whole dataset, in an order that every shard sees.
+        root: folder of the maps.
+        read: path -> uint8 (H, W, 3).
+        read_size: path -> (H, W), from the header.
+        preset: what the folder is said to hold, where options were set beside the estimator's preset.
+        reduce: store maps at 1 / ``reduce`` of the image size (area average).
+        processes: how many; 0 uses this one and has no time limit.
+        time_limit: seconds per image; an image that takes longer gets a black map, flagged "timeout".
+        shard: (I, N): only every Nth image, from the Ith on.
+        overwrite: make maps again that exist.
+        retry: make maps again that stand in for an answer (flags "failed", "timeout", "died").
+        max_bad: largest share of images without an answer; more stop the run.
+        progress: show a bar.
+
+    Raises:
+        DataError: the folder holds other maps, or too many images have no answer.
+    """
+    identity: dict[str, Any] = {
+        "estimator": estimator.name,
+        "preset": preset or estimator.preset,
+        "uses_labels": estimator.uses_labels,
+        "version": estimator.version,
+    }
+    claim_folder(root, **identity, overwrite=overwrite)
+    shell = Manifest(root, **identity, threshold=DEFAULT_THRESHOLD)
+    mine = list(items)[shard[0] :: shard[1]]
+    todo = _missing(mine, shell, overwrite, retry)
+    if not todo:
+        return write_manifest(root, **identity, progress=progress), RunReport(kept=len(mine))
+    report = RunReport(kept=len(mine) - len(todo))
+    worker = MapWorker(estimator, root, read, reduce)
+    answer = _Answers(shell, worker, read_size, report, max_bad * len(mine))
+    modules = [type(estimator).__module__, read.__module__]
+    outcomes = run_timed(worker, todo, min(processes, len(todo)), time_limit, modules)
+    try:
+        with Journal(root, shell.info(), shard) as journal, closing(outcomes):
+            for outcome in progress_bar(outcomes, total=len(todo), desc=estimator.name, unit="map", show=progress):
+                answer(outcome, journal)
+    except KeyboardInterrupt:
+        report.interrupted = True
+    return write_manifest(root, **identity, progress=progress), report
+
+
+def _missing(items: list[Item], shell: Manifest, overwrite: bool, retry: bool) -> list[Item]:
+    """The items whose map has to be made."""
+    if overwrite:
+        return items
+    existing = set(scan_maps(shell.root))
+    if retry:
+        entries, _ = known_entries(shell)
+        existing -= {key for key, entry in entries.items() if set(entry.flags) & set(STAND_INS)}
+    return [item for item in items if item.key not in existing]
+
+
+@dataclass
+class _Answers:
+    """Writes down what came of each image, and stops the run when too much goes wrong."""
+
+    shell: Manifest
+    worker: MapWorker
+    read_size: Callable[[str], tuple[int, int]]
+    report: RunReport
+    allowed: float
+
+    def __call__(self, outcome: Outcome, journal: Journal) -> None:
+        item: Item = outcome.task
+        made: Made = outcome.result if not outcome.problem else self.stand_in(item, outcome.problem)
+        journal.add(item.key, made.entry, made.reason)
+        if not made.kind:
+            self.report.made += 1
+            return
+        _LOGGER.warning("%s: %s%s", made.kind, item.path, f" ({made.reason})" if made.reason else "")
+        self.report.bad.setdefault(made.kind, []).append(item.key)
+        bad = sum(map(len, self.report.bad.values()))
+        if bad > max(HANDFUL, self.allowed):
+            kinds = "; ".join(f"{len(keys)} {kind}: {first_names(keys)}" for kind, keys in self.report.bad.items())
+            raise DataError(
+                f"{bad} images have no map, more than the {self.allowed:.0f} that --max-bad allows ({kinds}); look at "
+                f"these files, or at the time limit. The maps made so far are kept in {self.shell.root}"
+            )
+
+    def stand_in(self, item: Item, problem: str) -> Made:
+        """A black map for an image that was stopped; what its process left half-written is removed."""
+        path = safe_join(self.shell.root, item.key + MAP_SUFFIX)
+        for left in path.parent.glob(f".{path.name}.*"):
+            left.unlink(missing_ok=True)
+        try:
+            size = self.read_size(item.path)
+        except DataError as error:
+            return Made(None, UNREADABLE, str(error))
+        return Made(self.worker.store(item.key, np.zeros(size, dtype=np.float32), problem), problem)
+
+
+def shard_of(text: str) -> tuple[int, int]:
+    """ "2/8" -> (2, 8): the shards are 0/8 to 7/8.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    first, _, count = text.partition("/")
+    if first.isdecimal() and count.isdecimal() and int(first) < int(count):
+        return int(first), int(count)
+    raise ConfigError(f"--shard is '{text}'; expected I/N with I from 0 to N-1, e.g. 0/4 to 3/4")
+
+
+def items_of(records: Iterable[Any]) -> Iterator[Item]:
+    """Items of dataset records (key, path, label)."""
+    return (Item(record.key, record.path, record.label) for record in records)
