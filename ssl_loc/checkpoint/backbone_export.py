@@ -9,15 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
+from ssl_loc.checkpoint.backbone_formats import choose_format, write_backbone
 from ssl_loc.checkpoint.checkpointer import load_checkpoint, run_checkpoint
-from ssl_loc.checkpoint.files import (
-    BACKBONE_FORMAT,
-    BACKBONE_VERSION,
-    CHECKPOINT_FORMAT,
-    read_format,
-    tensor_digest,
-    write_torch_file,
-)
+from ssl_loc.checkpoint.files import BACKBONE_FORMAT, CHECKPOINT_FORMAT, read_format, tensor_digest
 from ssl_loc.utils.errors import WeightsError
 
 
@@ -53,19 +47,29 @@ def trunk_of(checkpoint: dict[str, Any], source: str | os.PathLike = "the checkp
     return BackboneFile(model, kept)
 
 
-def export_backbone(checkpoint: str | os.PathLike, out: str | os.PathLike) -> BackboneFile:
+def export_backbone(checkpoint: str | os.PathLike, out: str | os.PathLike, name: str = "") -> BackboneFile:
     """Write the trunk of a run's checkpoint (or of a run folder's last one) to ``out``; return what was written.
 
     ``torchvision.models.resnet50().load_state_dict(torch.load(out)["model"], strict=False)`` reads it.
+
+    Args:
+        checkpoint: for the formats of other programs an exported backbone will do as well.
+        name: one of ``backbone_formats.FORMATS``; "" goes by the suffix of ``out``.
     """
+    check_out(checkpoint, out)
+    # Of an exported backbone, our own format would be a copy.
+    copy = choose_format(out, name) == "ssl_loc"
+    file = trunk_of(load_checkpoint(checkpoint), checkpoint) if copy else load_trunk(checkpoint)
+    write_backbone(file, out, name)
+    return file
+
+
+def check_out(given: str | os.PathLike, out: str | os.PathLike) -> None:
+    """Refuse an output that is a folder or the input."""
     if Path(out).is_dir():
         raise WeightsError(f"--out {out} is a folder; expected the name of the file to write, e.g. {out}/backbone.pth")
-    if Path(checkpoint).resolve() == Path(out).resolve():
+    if Path(given).resolve() == Path(out).resolve():
         raise WeightsError(f"--out {out} is the checkpoint itself; expected another file name")
-    file = trunk_of(load_checkpoint(checkpoint), checkpoint)
-    content = {"format": BACKBONE_FORMAT, "version": BACKBONE_VERSION, "model": file.model, "meta": file.meta}
-    write_torch_file(out, content)
-    return file
 
 
 def load_backbone(path: str | os.PathLike) -> BackboneFile:
@@ -89,10 +93,15 @@ def _checked(content: dict[str, Any], path: str | os.PathLike) -> BackboneFile:
         raise WeightsError(
             f"{strange[0]} in {path} is no tensor; the file was changed after the export; export it again"
         )
-    found, stated = tensor_digest(content["model"]), content["meta"].get("digest")
+    check_digest(content["model"], content["meta"].get("digest"), path)
+    return BackboneFile(content["model"], content["meta"])
+
+
+def check_digest(tensors: dict[str, Tensor], stated: Any, path: str | os.PathLike) -> None:
+    """Refuse tensors that are not the ones the meta was written for."""
+    found = tensor_digest(tensors)
     if found != stated:
         raise WeightsError(
             f"the tensors in {path} have digest {found} but its meta says {stated}; the file was "
             "changed after the export; export it again"
         )
-    return BackboneFile(content["model"], content["meta"])

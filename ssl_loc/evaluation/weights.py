@@ -131,7 +131,8 @@ def open_weights(given: str, device: str = "auto") -> Weights:
             "tools/export_backbone.py"
         )
     backbone = load_backbone(file)
-    cfg = _restore(backbone.meta["config"])
+    # A trunk from other code has no config of ours.
+    cfg = _restore(backbone.meta["config"]) if "config" in backbone.meta else None
     return Weights(
         str(file), label or file.stem, "backbone", backbone.meta["digest"], cfg, backbone.meta, where, backbone.model
     )

@@ -20,8 +20,8 @@ from ssl_loc.checkpoint.files import (
     format_of,
     read_torch_file,
 )
+from ssl_loc.checkpoint.inferred_backbone import infer_backbone
 from ssl_loc.transfer.detector_names import detector_from_detectron2, detector_to_detectron2
-from ssl_loc.transfer.inferred_backbone import infer_backbone
 from ssl_loc.transfer.weights import BATCH_COUNTER, check_finite, shorten
 from ssl_loc.utils.errors import WeightsError
 
@@ -32,7 +32,7 @@ TORCHVISION, DETECTRON2 = "torchvision", "detectron2"
 DETECTOR_VERSION = 1
 FINAL = "model_final.pth"
 # What a file says about itself; the torchvision engine's has these beside "model", detectron2's under "about".
-ABOUT = ("recipe", "backbone", "trunk")
+ABOUT = ("recipe", "backbone", "trunk", "processes")
 # Tensors that old detectron2 files hold and newer ones compute: constants of the config.
 _CONSTANTS = ("pixel_mean", "pixel_std", "proposal_generator.anchor_generator.")
 
@@ -44,8 +44,8 @@ class DetectorFile:
     Attributes:
         engine: whose names and layout ``model`` has, "torchvision" or "detectron2".
         model: every tensor of the detector, on the CPU.
-        about: "recipe", "backbone" and "trunk" as far as the file tells them; nothing if detectron2's own trainer wrote
-            it.
+        about: "recipe", "backbone", "trunk" and "processes" (their number) as far as the file tells them; nothing if
+            detectron2's own trainer wrote it.
         constants: pixel statistics and anchors that an old detectron2 stored as tensors.
         content: the whole file, for resuming.
     """

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ssl_loc.transfer.weights import detectron2_key, torchvision_key, trunk_from_detectron2
+from ssl_loc.checkpoint.trunk_names import trunk_from_detectron2
+from ssl_loc.transfer.weights import detectron2_key, torchvision_key
 from ssl_loc.utils.errors import WeightsError
 
 # (torchvision engine, detectron2, number of the first detectron2 layer); "#" counts layers.

@@ -125,14 +125,29 @@ def test_export_tool(
     assert call(monkeypatch, "export_backbone", run, "--out", tmp_path / "b.pth") == 0
     text = capsys.readouterr().out
     assert (
-        "120 tensors" in text
-        and "torchvision names, RGB" in text
+        "tensors  120" in text
+        and "pixels   RGB, mean [123.675, 116.28, 103.53]" in text
         and load_backbone(tmp_path / "b.pth").meta["digest"] in text
     )
     assert call(monkeypatch, "export_backbone", tmp_path / "b.pth", "--out", tmp_path / "c.pth") == 2
     assert "is a backbone exported by" in capsys.readouterr().err
     assert call(monkeypatch, "export_backbone", tmp_path, "--out", tmp_path / "c.pth") == 2
     assert "holds no run" in capsys.readouterr().err
+    # Of a run or of an export, into any other program's file.
+    for given, name, extra in (
+        (run, "b.safetensors", []),
+        (tmp_path / "b.pth", "b.pkl", []),
+        (tmp_path / "b.pth", "tv.pth", ["--format", "torchvision"]),
+    ):
+        assert call(monkeypatch, "export_backbone", given, "--out", tmp_path / name, *extra) == 0
+        text = capsys.readouterr().out
+        assert "tensors  120" in text and ("tv.pth.json: a plain state dict" in text) == (name == "tv.pth")
+    meta = tmp_path / "tv.pth.json"
+    words = ["--out", tmp_path / "again.pth", "--meta", meta]
+    assert call(monkeypatch, "export_backbone", tmp_path / "tv.pth", *words) == 0
+    assert load_backbone(tmp_path / "again.pth").meta["digest"] == load_backbone(tmp_path / "b.pth").meta["digest"]
+    assert call(monkeypatch, "export_backbone", run, "--out", tmp_path / "c.pth", "--prefix", "x.") == 2
+    assert "also needs --meta" in capsys.readouterr().err
 
 
 def test_train_tool_help_and_errors(

@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 from torchvision.models import resnet18, resnet50
 
+from ssl_loc.checkpoint.trunk_names import trunk_from_detectron2, trunk_to_detectron2
 from ssl_loc.transfer.detector_names import detector_from_detectron2, detector_to_detectron2
 from ssl_loc.transfer.weights import (
     check_finite,
     detectron2_key,
     torchvision_key,
-    trunk_from_detectron2,
     trunk_only,
-    trunk_to_detectron2,
     verify_loaded,
 )
 from ssl_loc.utils.errors import WeightsError
