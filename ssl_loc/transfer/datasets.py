@@ -122,6 +122,16 @@ def require_masks(dataset: DetectionDataset) -> None:
                 )
 
 
+def require_polygons(dataset: DetectionDataset) -> None:
+    """Raise :class:`ConfigError` if an object to learn from has a run-length mask; for INPUT.MASK_FORMAT polygon."""
+    for record in dataset.dicts:
+        if any(isinstance(a.get("segmentation"), dict) and not a["iscrowd"] for a in record["annotations"]):
+            raise ConfigError(
+                f"INPUT.MASK_FORMAT is 'polygon' but {dataset.name} has run-length masks (in {record['file_name']}); "
+                "set INPUT.MASK_FORMAT bitmask"
+            )
+
+
 def _load_coco(name: str, root: Path, split: str, hint: str) -> DetectionDataset:
     from ssl_loc.data.datasets.coco import load_coco_instances
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.detection_data import draw_detection_data
 from helpers.engine_pair import CONFIGS, EnginePair, relative
 
 from ssl_loc.transfer.detector_names import detector_from_detectron2, detector_to_detectron2
@@ -161,32 +160,3 @@ def test_learning_rate_and_groups_are_equal(pair: EnginePair) -> None:
         return counts
 
     assert sizes(our_optimizer(recipe, pair.ours).param_groups) == sizes(optimizer.param_groups)
-
-
-def test_training_pixels_and_targets_are_equal(tmp_path: Path) -> None:
-    """The same seed: both engines train on the same images, sizes, flips, boxes and polygons, in the same order."""
-    from ssl_loc.transfer.datasets import get_detection_datasets
-    from ssl_loc.transfer.detectron2_engine.config import to_detectron2
-    from ssl_loc.transfer.detectron2_engine.data import TrainingLoader
-    from ssl_loc.transfer.torchvision_engine.loader import training_loader, training_records
-
-    names = draw_detection_data(tmp_path)
-    recipe = load_recipe(
-        CONFIGS / "quick/coco_R18_FPN_mask.yaml",
-        ["DATASETS.TRAIN", names["coco_train"], "MODEL.ROI_HEADS.NUM_CLASSES", "2", "SEED", "3"],
-    )
-    dataset = get_detection_datasets(recipe.DATASETS.TRAIN)
-    ours = training_loader(recipe, training_records(recipe))
-    theirs = iter(TrainingLoader(to_detectron2(recipe), dataset, 3, workers=0))
-    sizes = set()
-    for _ in range(12):
-        for found, want in zip(next(ours), next(theirs), strict=True):
-            assert found.record["image_id"] == want["image_id"]
-            assert torch.equal(found.image, want["image"])
-            truth = want["instances"]
-            assert torch.allclose(found.target["boxes"], truth.gt_boxes.tensor, atol=1e-4)
-            assert torch.equal(found.target["labels"] - 1, truth.gt_classes)
-            for polygons, reference in zip(found.target["polygons"], truth.gt_masks.polygons, strict=True):
-                assert all(np.allclose(a, b) for a, b in zip(polygons, reference, strict=True))
-            sizes.add(tuple(found.image.shape))
-    assert len(sizes) > 3  # the short side was drawn

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import functools
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,13 +14,14 @@ from detectron2.data import (
     DatasetCatalog,
     DatasetMapper,
     MetadataCatalog,
-    build_detection_test_loader,
 )
 from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.structures import BoxMode
+from pycocotools import mask as coco_mask
 from torch.utils.data import DataLoader, Dataset
 
-from ssl_loc.transfer.datasets import DetectionDataset
+from ssl_loc.data.workers import WorkerSetup
+from ssl_loc.transfer.datasets import DetectionDataset, require_polygons
 from ssl_loc.transfer.sampling import Slot, TrainingBatches, without_empty
 from ssl_loc.utils import comm
 from ssl_loc.utils.errors import ConfigError, DataError
@@ -44,10 +44,14 @@ def register(dataset: DetectionDataset, name: str) -> None:
 
 
 def to_detectron2_dicts(dataset: DetectionDataset) -> list[dict[str, Any]]:
-    """The dataset's records with detectron2's box mode."""
+    """The dataset's records with detectron2's box mode, and run lengths in the compressed form that it reads."""
     rows = []
     for record in dataset.dicts:
         annotations = [{**a, "bbox_mode": _BOX_MODES[a["bbox_mode"]]} for a in record["annotations"]]
+        for annotation in annotations:
+            segmentation = annotation.get("segmentation")
+            if isinstance(segmentation, dict) and isinstance(segmentation["counts"], list):
+                annotation["segmentation"] = coco_mask.frPyObjects(segmentation, *segmentation["size"])
         rows.append({**record, "annotations": annotations})
     return rows
 
@@ -99,23 +103,32 @@ class TrainingLoader:
         cfg: detectron2 config.
         dataset: training set.
         seed: of order and augmentation.
-        workers: loader processes; None takes DATALOADER.NUM_WORKERS.
     """
 
-    def __init__(self, cfg: CfgNode, dataset: DetectionDataset, seed: int, workers: int | None = None) -> None:
+    def __init__(self, cfg: CfgNode, dataset: DetectionDataset, seed: int) -> None:
         self._rows = _training_rows(cfg, dataset)
         self._images = TrainingImages(self._rows, cfg, seed)
         self._batch_size = _per_process(cfg.SOLVER.IMS_PER_BATCH)
         self._grouping = cfg.DATALOADER.ASPECT_RATIO_GROUPING
-        self._workers = cfg.DATALOADER.NUM_WORKERS if workers is None else workers
+        self._workers = cfg.DATALOADER.NUM_WORKERS
         self._seed = seed
         self.start_iteration = 0
         self.last_files: list[str] = []
+        self._running: Generator | None = None
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        self._running = self._endless()
+        return self._running
+
+    def close(self) -> None:
+        """End the loader's processes."""
+        if self._running is not None:
+            self._running.close()
+
+    def _endless(self) -> Generator[list[dict[str, Any]], None, None]:
         batches = TrainingBatches(
             [(row["height"], row["width"]) for row in self._rows],
             self._batch_size,
@@ -125,24 +138,51 @@ class TrainingLoader:
             self._grouping,
             self.start_iteration,
         )
-        # A generator of its own: making the iterator would otherwise draw from the one that samples anchors.
+        setup = WorkerSetup()
         loader = DataLoader(
             self._images,
             batch_sampler=batches,
             num_workers=self._workers,
             collate_fn=list,
+            worker_init_fn=setup,
+            # A generator of its own: making the iterator would otherwise draw from the one that samples anchors.
             generator=torch.Generator(),
         )
-        for batch in map(checked, loader):
-            self.last_files = [row["file_name"] for row in batch]
-            yield batch
+        try:
+            for batch in map(checked, loader):
+                self.last_files = [row["file_name"] for row in batch]
+                yield batch
+        finally:
+            setup.end()
+
+
+class TestImages(Dataset):
+    """``images[i]`` -> detectron2's input dict for inference."""
+
+    def __init__(self, rows: list[dict[str, Any]], cfg: CfgNode) -> None:
+        self._rows = rows
+        self._mapper = DatasetMapper(cfg, is_train=False)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any] | DataError:
+        return _mapped(self._mapper, self._rows[index])
 
 
 def test_batches(cfg: CfgNode, dataset: DetectionDataset) -> Iterator[list[dict[str, Any]]]:
     """One image at a time, this process's share of the test set."""
     rows = [{k: v for k, v in row.items() if k != "annotations"} for row in dataset.dicts]
-    mapper = functools.partial(_mapped, DatasetMapper(cfg, is_train=False))
-    return map(checked, build_detection_test_loader(rows, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS))
+    loader = DataLoader(
+        TestImages(rows, cfg),
+        # detectron2's InferenceSampler gives each process a run of neighbours; which one sees an image does not matter.
+        sampler=range(comm.get_rank(), len(rows), comm.get_world_size()),
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        collate_fn=list,
+        worker_init_fn=WorkerSetup(),
+        generator=torch.Generator(),
+    )
+    return map(checked, loader)
 
 
 def _training_rows(cfg: CfgNode, dataset: DetectionDataset) -> list[dict[str, Any]]:
@@ -157,12 +197,7 @@ def _training_rows(cfg: CfgNode, dataset: DetectionDataset) -> list[dict[str, An
                 "INPUT.CROP.ENABLED with polygon masks needs the package shapely (pip install shapely); install it, or "
                 "set INPUT.CROP.ENABLED False"
             )
-        for row in rows:
-            if any(isinstance(a.get("segmentation"), dict) and not a.get("iscrowd", 0) for a in row["annotations"]):
-                raise ConfigError(
-                    f"INPUT.MASK_FORMAT is 'polygon' but {dataset.name} has run-length masks (in {row['file_name']}); "
-                    "set INPUT.MASK_FORMAT bitmask"
-                )
+        require_polygons(dataset)
     return rows
 
 

@@ -1,0 +1,170 @@
+"""From files to targets and back to files: both engines read, resize, flip, drop and predict the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers.detection_data import draw_detection_data
+from helpers.engine_pair import EnginePair
+
+from ssl_loc.transfer.datasets import get_detection_dataset, get_detection_datasets
+from ssl_loc.transfer.detectron2_engine import Detectron2Engine
+from ssl_loc.transfer.recipe import Recipe, load_recipe
+from ssl_loc.transfer.torchvision_engine.loader import training_loader, training_records
+from ssl_loc.utils.errors import ConfigError, DataError
+
+HERE, WHY = Detectron2Engine().available()
+pytestmark = [pytest.mark.detectron2, pytest.mark.skipif(not HERE, reason=WHY)]
+CONFIGS = Path(__file__).parents[2] / "configs" / "detection"
+SIDES = ["INPUT.MIN_SIZE_TRAIN", "(61, 72, 131)"]
+
+
+def recipe_on(name: str, *overrides: str) -> Recipe:
+    words = ["DATASETS.TRAIN", name, "MODEL.ROI_HEADS.NUM_CLASSES", "2", "SEED", "3", *overrides]
+    return load_recipe(CONFIGS / "quick/coco_R18_FPN_mask.yaml", words)
+
+
+def equal_batches(recipe: Recipe, count: int) -> dict[str, int]:
+    """Assert that the first ``count`` batches are equal; how many sizes and objects they had."""
+    from ssl_loc.transfer.detectron2_engine.config import to_detectron2
+    from ssl_loc.transfer.detectron2_engine.data import TrainingLoader
+
+    dataset = get_detection_datasets(recipe.DATASETS.TRAIN)
+    ours = training_loader(recipe, training_records(recipe))
+    theirs = iter(TrainingLoader(to_detectron2(recipe), dataset, 3, workers=0))
+    sizes, objects = set(), 0
+    for _ in range(count):
+        for found, want in zip(next(ours), next(theirs), strict=True):
+            assert found.record["image_id"] == want["image_id"]
+            assert torch.equal(found.image, want["image"])
+            truth = want["instances"]
+            assert torch.allclose(found.target["boxes"], truth.gt_boxes.tensor, atol=1e-4)
+            assert torch.equal(found.target["labels"] - 1, truth.gt_classes)
+            if recipe.INPUT.MASK_FORMAT == "bitmask":
+                # Without objects detectron2's mapper makes no masks at all.
+                wanted = truth.gt_masks.tensor if len(truth) else torch.zeros(0, *found.image.shape[1:])
+                assert torch.equal(found.target["bitmasks"], wanted.bool())
+            else:
+                for polygons, reference in zip(found.target["polygons"], truth.gt_masks.polygons, strict=True):
+                    assert all(np.allclose(a, b) for a, b in zip(polygons, reference, strict=True))
+            sizes.add(tuple(found.image.shape))
+            objects += len(truth)
+    return {"sizes": len(sizes), "objects": objects}
+
+
+@pytest.mark.parametrize("flip", ["horizontal", "vertical"])
+def test_polygons_are_equal(flip: str, names: dict[str, str]) -> None:
+    """The same seed: the same images, sizes, flips, boxes and polygons, in the same order."""
+    seen = equal_batches(recipe_on(names["coco_train"], *SIDES, "INPUT.RANDOM_FLIP", flip), 12)
+    assert seen["sizes"] > 3 and seen["objects"] > 20
+
+
+def edit(root: Path, change: Any) -> str:
+    """Draw a set, let ``change`` edit its training annotations; the set's name."""
+    names = draw_detection_data(root)
+    path = root / "coco/annotations/instances_train.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    return names["coco_train"]
+
+
+def odd_objects(content: dict[str, Any]) -> None:
+    """Masks in every form of COCO files, and objects that must not be learned."""
+    from pycocotools import mask as coco_mask
+
+    sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
+    for i, annotation in enumerate(content["annotations"]):
+        if i % 3 == 0:
+            continue
+        height, width = sizes[annotation["image_id"]]
+        code = coco_mask.merge(coco_mask.frPyObjects(annotation["segmentation"], height, width))
+        counts: Any = code["counts"].decode()
+        if i % 3 == 1:
+            flat = coco_mask.decode(code).reshape(-1, order="F")
+            edges = np.flatnonzero(np.diff(np.concatenate([[0], flat, [2]]))).tolist()
+            counts = np.diff([0, *edges]).tolist()
+        annotation["segmentation"] = {"size": [height, width], "counts": counts}
+    template = {**content["annotations"][0], "category_id": 20, "area": 1.0}
+    height, width = sizes[template["image_id"]]
+    one_pixel = np.zeros((height, width), dtype=np.uint8)
+    one_pixel[5, 7] = 1
+    lonely = coco_mask.encode(np.asfortranarray(one_pixel))
+    square = [10.0, 10, 30, 10, 30, 30, 10, 30]
+    extra: list[dict[str, Any]] = [
+        {"iscrowd": 1, "segmentation": {"size": [height, width], "counts": [0, height * width]}},
+        {"segmentation": [[1.0, 2, 3, 4]]},
+        {"segmentation": [[1.0, 2, 3, 4], square, [5.0, 5, 9, 9, 7]]},
+        {"bbox": [10.0, 10, 0, 20], "segmentation": [square]},
+        {"bbox": [width + 5.0, 3, 10, 10], "segmentation": [square]},
+        # Gone where the image is made smaller.
+        {"bbox": [7.0, 5, 1, 1], "segmentation": {"size": [height, width], "counts": lonely["counts"].decode()}},
+    ]
+    for i, values in enumerate(extra):
+        content["annotations"].append({**template, "id": 1000 + i, **values})
+
+
+def test_masks_in_every_form_are_equal_as_bitmaps(tmp_path: Path) -> None:
+    name = edit(tmp_path, odd_objects)
+    bitmaps = [*SIDES, "INPUT.MASK_FORMAT", "bitmask"]
+    seen = equal_batches(recipe_on(name, *bitmaps), 12)
+    assert seen["sizes"] > 3 and seen["objects"] > 20
+
+
+def test_run_lengths_among_polygons_are_refused_alike(tmp_path: Path) -> None:
+    from ssl_loc.transfer.detectron2_engine.config import to_detectron2
+    from ssl_loc.transfer.detectron2_engine.data import TrainingLoader
+
+    recipe = recipe_on(edit(tmp_path, odd_objects))
+    words = r"INPUT.MASK_FORMAT is 'polygon' but .* has run-length masks \(in .*train_000.jpg\); set .* bitmask"
+    with pytest.raises(ConfigError, match=words):
+        training_records(recipe)
+    with pytest.raises(ConfigError, match=words):
+        TrainingLoader(to_detectron2(recipe), get_detection_datasets(recipe.DATASETS.TRAIN), 3, workers=0)
+
+
+def test_crowds_and_broken_polygons_are_dropped_alike(tmp_path: Path) -> None:
+    def change(content: dict[str, Any]) -> None:
+        before = [annotation["segmentation"] for annotation in content["annotations"]]
+        odd_objects(content)
+        for annotation, polygons in zip(content["annotations"], before, strict=False):
+            annotation["segmentation"] = polygons
+        content["annotations"].pop()  # the single pixel
+
+    assert equal_batches(recipe_on(edit(tmp_path, change)), 6)["objects"] > 10
+
+
+def damaged(content: dict[str, Any]) -> None:
+    content["annotations"][0]["segmentation"] = {"size": [7, 9], "counts": [0, 63]}
+
+
+def test_masks_of_another_size_are_named(tmp_path: Path) -> None:
+    recipe = recipe_on(edit(tmp_path, damaged), "INPUT.MASK_FORMAT", "bitmask")
+    with pytest.raises(DataError, match=r"train_000.jpg is 9x7 px but the image is \d+x\d+"):
+        for _, _batch in zip(range(8), training_loader(recipe, training_records(recipe)), strict=False):
+            pass
+
+
+@pytest.mark.parametrize("arch", ["C4", "FPN"])
+def test_predictions_from_files_are_equal(arch: str, names: dict[str, str], tmp_path: Path) -> None:
+    """Read, turned, resized to odd sides, detected, scaled back, pasted: the same plain predictions."""
+    from ssl_loc.transfer.detectron2_engine.config import to_detectron2
+    from ssl_loc.transfer.detectron2_engine.predict import predict
+    from ssl_loc.transfer.torchvision_engine.predict import predict_dataset
+
+    keys = {"MODEL.MASK_ON": True, "INPUT.MIN_SIZE_TEST": 131, "INPUT.MAX_SIZE_TEST": 155, "DATALOADER.NUM_WORKERS": 0}
+    keys |= {"MODEL.FPN.OUT_CHANNELS": 16, "MODEL.ROI_BOX_HEAD.FC_DIM": 16} if arch == "FPN" else {}
+    pair = EnginePair(arch, {"depth": 18, "width": 16, "layers": [1, 1, 1, 1]}, keys, tmp_path)
+    dataset = get_detection_dataset(names["coco_test"])
+    ours = predict_dataset(pair.recipe, pair.ours, dataset.name, dataset.dicts)
+    theirs = predict(pair.theirs, to_detectron2(pair.recipe), dataset)
+    for found, want in zip(ours, theirs, strict=True):
+        assert found.image_id == want.image_id and len(found) > 5
+        assert np.array_equal(found.classes, want.classes)
+        assert np.abs(found.boxes - want.boxes).max() < 1e-3 and np.abs(found.scores - want.scores).max() < 1e-5
+        assert found.masks == want.masks
