@@ -6,12 +6,12 @@ from __future__ import annotations
 import argparse
 import sys
 from functools import partial
+from typing import Any
 
 from ssl_loc.transfer.recipe import load_recipe
 from ssl_loc.utils.cli import run_tool
+from ssl_loc.utils.seeds import SEEDS_HELP, parse_seeds
 
-# Exit status of a process that Ctrl-C stopped (128 + SIGINT).
-INTERRUPTED = 130
 EXAMPLES = """\
 examples:
   # Faster R-CNN FPN on procedural scenes (tools/make_scenes.py), minutes on a CPU; backbone.pth comes from
@@ -30,29 +30,44 @@ examples:
   # several GPUs, or processes on the CPU; SOLVER.IMS_PER_BATCH is the total
   tools/finetune_det.py --config-file ... --weights backbone.pth --num-gpus 8
 
+  # five seeds, mean and standard deviation; the same command goes on after a stop
+  tools/finetune_det.py --config-file ... --weights backbone.pth --seeds 5 OUTPUT_DIR output/det
+
   # evaluate a detector that was fine-tuned before
   tools/finetune_det.py --config-file configs/detection/quick/voc_R18_C4.yaml --eval-only \\
       --weights output/detection/quick_voc_R18_C4/model_final.pth
 
 what OUTPUT_DIR holds afterwards:
-  recipe.yaml  log.txt  metrics.jsonl (losses)  model_final.pth  result.json (AP, engine, versions, digest of the
-  weights)  inference/*.json (every detection)
+  report.html (look here first)  recipe.yaml  log.txt  metrics.jsonl (losses)  model_final.pth  result.json (AP,
+  engine, versions, digest of the weights)  inference/*.json (every detection, scores per class);
+  with --seeds: result.json and report.html of all seeds, and all of the above in seed_<s>/ of each
+
+Ctrl-C or SIGTERM finishes the step in progress, writes a checkpoint and exits with 130 or 143; --resume continues
+there, bit for bit. A second Ctrl-C quits at once.
 
 datasets: coco_2017_{train,val}, voc_{2007,2012}_{train,val,trainval,test}, scenes_{train,val} under $SSL_LOC_DATASETS
   (default ./datasets), or paths: coco:DIR:SPLIT, voc:DEVKIT:YEAR:SPLIT, scenes:DIR:SPLIT
 """
 
 
-def run(args: argparse.Namespace) -> dict[str, float]:
+def run(args: argparse.Namespace) -> dict[str, Any]:
     """What each process does."""
-    from ssl_loc.transfer.run import run_transfer
-    from ssl_loc.utils.comm import get_rank
-    from ssl_loc.utils.logger import setup_logger
+    from ssl_loc.transfer.command import finetune
+    from ssl_loc.transfer.stop import RunStopped
 
     recipe = load_recipe(args.config_file, args.overrides)
-    setup_logger(recipe.OUTPUT_DIR, get_rank())
-    result = run_transfer(recipe, args.weights, args.engine, args.eval_only, args.resume)
-    return result.metrics if result else {}
+    seeds = parse_seeds(args.seeds) if args.seeds else []
+    draw = None if args.no_report else draw_report
+    try:
+        return finetune(recipe, args.weights, args.engine, args.eval_only, args.resume, seeds, draw)
+    except RunStopped as stopped:
+        return {"stopped_by": stopped.signal}
+
+
+def draw_report(folder: str) -> None:
+    from ssl_loc.visualization.detection_report import try_report  # pulls in matplotlib
+
+    try_report(folder)
 
 
 def main() -> int:
@@ -60,22 +75,21 @@ def main() -> int:
     # Read here too, so that a wrong key is found before any process starts.
     device = load_recipe(args.config_file, args.overrides).MODEL.DEVICE
     from ssl_loc.engine import launch
+    from ssl_loc.engine.signals import STATUS_BASE
 
     try:
-        launch(partial(run, args), args.num_gpus, "cpu" if device.startswith("cpu") else "auto")
+        result = launch(partial(run, args), args.num_gpus, "cpu" if device.startswith("cpu") else "auto")
     except KeyboardInterrupt:
-        print("interrupted; --resume continues from the last checkpoint in OUTPUT_DIR, if one was due", file=sys.stderr)
-        return INTERRUPTED
-    return 0
+        print("interrupted at once; the last checkpoint is as it was, --resume continues it", file=sys.stderr)
+        return STATUS_BASE + 2
+    return STATUS_BASE + result["stopped_by"] if "stopped_by" in result else 0
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--config-file", required=True, metavar="F", help="recipe in detectron2's key names (configs/detection)"
-    )
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES, formatter_class=form)
+    what = "recipe in detectron2's key names (configs/detection)"
+    parser.add_argument("--config-file", required=True, metavar="F", help=what)
     parser.add_argument(
         "--weights",
         required=True,
@@ -90,14 +104,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--num-gpus", type=int, default=0, metavar="N", help="processes on this machine (default: 1, or torchrun's)"
     )
+    parser.add_argument("--seeds", default="", metavar="N", help=f"fine-tune repeatedly: {SEEDS_HELP}")
     parser.add_argument("--eval-only", action="store_true", help="evaluate the detector given as --weights")
+    parser.add_argument("--no-report", action="store_true", help="draw no report.html")
     parser.add_argument("--resume", action="store_true", help="continue the run in OUTPUT_DIR, if there is one")
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="KEY VALUE",
-        help="recipe keys to change, e.g. SOLVER.BASE_LR 0.01",
-    )
+    what = "recipe keys to change, e.g. SOLVER.BASE_LR 0.01"
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help=what)
     return parser.parse_intermixed_args()
 
 

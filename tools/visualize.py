@@ -27,6 +27,8 @@ examples:
   # Detections beside the ground truth, from OUTPUT_DIRs of tools/finetune_det.py
   python tools/visualize.py detections --results random=output/det_random CAST=output/det_cast \\
       --out output/pictures
+  # Several fine-tunings side by side: AP (mean +- deviation where DIR holds seeds), curves, detections
+  python tools/visualize.py report random=output/det_random MoCo=output/det_moco CAST=output/det_cast --out det.html
   # All of it in one html file that loads nothing from anywhere
   python tools/visualize.py report --run CAST=output/cast MoCo=output/moco \\
       --results output/eval CAST=output/det_cast --data folder:photos --masks folder:maps --out report.html
@@ -74,7 +76,9 @@ def parse_args() -> argparse.Namespace:
             "--results", nargs="+", default=[], metavar="[LABEL=]R", help="result jsons or folders that hold them"
         )
     for each in (curves, report):
-        each.add_argument("--run", nargs="+", required=True, metavar="[LABEL=]DIR", dest="runs", help="OUTPUT_DIRs")
+        what = "OUTPUT_DIRs of train_net.py or finetune_det.py"
+        each.add_argument("folders", nargs="*", metavar="[LABEL=]DIR", help=what)
+        each.add_argument("--run", nargs="+", default=[], metavar="[LABEL=]DIR", dest="runs", help="the same")
     for each in (detections, report):
         each.add_argument("--min-score", type=float, default=MIN_SCORE, metavar="S", help=MIN_SCORE_HELP)
     for each, needed in ((cams, True), (report, False)):

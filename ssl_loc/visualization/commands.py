@@ -19,13 +19,14 @@ from ssl_loc.utils.errors import ConfigError, DataError
 from ssl_loc.visualization.cams import cams_figure, compute_cams
 from ssl_loc.visualization.curves import curves_figure, load_runs
 from ssl_loc.visualization.density import density_figure
-from ssl_loc.visualization.labels import labelled_results, name_runs
+from ssl_loc.visualization.detection_report import detections_section, report_sections
+from ssl_loc.visualization.detection_runs import is_detection_folder, read_groups
+from ssl_loc.visualization.labels import labelled_results, name_runs, split_label
 from ssl_loc.visualization.report import build_report
 from ssl_loc.visualization.run_report import (
     cams_section,
     curves_section,
     density_section,
-    detections_section,
     numbers_section,
     settings_section,
     views_section,
@@ -52,19 +53,21 @@ def cams(args: argparse.Namespace) -> None:
 
 def density(args: argparse.Namespace) -> None:
     """Density of the grounding IoU of several models."""
-    _write(density_figure(_results(args)), args.out, "density")
+    _write(density_figure(labelled_results(_required(args))), args.out, "density")
 
 
 def curves(args: argparse.Namespace) -> None:
     """Training curves of several runs."""
-    _write(curves_figure(load_runs(name_runs(args.runs))), args.out, "curves")
+    _write(curves_figure(load_runs(name_runs(_runs(args)))), args.out, "curves")
 
 
 def detections(args: argparse.Namespace) -> None:
     """Saved detections beside the ground truth."""
-    section = detections_section(_results(args), args.count, args.min_score)
+    words = [word for word in _required(args) if is_detection_folder(split_label(word)[1])]
+    section = detections_section(read_groups(words), args.count, args.min_score)
     if not section.figures:
-        raise DataError("no predictions beside the given results; expected OUTPUT_DIRs of tools/finetune_det.py")
+        reason = section.text or "no predictions beside the given results; expected OUTPUT_DIRs of finetune_det.py"
+        raise DataError(reason)
     for i, picture in enumerate(section.figures):
         assert isinstance(picture.image, Figure)  # detections_section draws figures
         _write(picture.image, args.out, "detections" + (f"_{i}" if i else ""))
@@ -75,17 +78,25 @@ def report(args: argparse.Namespace) -> None:
     """Everything about one run (or several side by side) in one html file."""
     if Path(args.out).suffix != ".html":
         raise ConfigError(f"--out is {args.out}; expected the name of an .html file")
+    given = _runs(args)
+    fine_tunings = [word for word in (*given, *args.results) if is_detection_folder(split_label(word)[1])]
+    args.runs = [word for word in given if word not in fine_tunings]
+    results = labelled_results([word for word in args.results if word not in fine_tunings])
+    sections = [numbers_section(results)]
     folders = name_runs(args.runs)
-    results = labelled_results(args.results)
-    sections = [numbers_section(results), settings_section(folders), curves_section(load_runs(folders))]
-    sections.append(views_section(folders, args.count))
+    if folders:
+        sections += [settings_section(folders), curves_section(load_runs(folders)), views_section(folders, args.count)]
     if args.data:
         weights, protocol, data = _grounding(args)
         sections.append(cams_section(weights, data, protocol, args.count))
-    sections += [density_section(results), detections_section(results, args.count, args.min_score)]
-    title = args.title or f"Pretraining: {', '.join(run.label for run in folders)}"
-    subtitle = ", ".join(str(folder.path) for folder in folders)
-    logger.info("wrote %s", build_report(title, sections, args.out, subtitle))
+    sections.append(density_section(results))
+    groups = read_groups(fine_tunings)
+    if groups:
+        sections += report_sections(groups, args.count, args.min_score, "Detectors: " if folders else "")
+    labels = {"Pretraining": [run.label for run in folders], "Fine-tuning": [group.label for group in groups]}
+    titles = [f"{what}: {', '.join(names)}" for what, names in labels.items() if names]
+    subtitle = ", ".join(str(path) for path in [*(run.path for run in folders), *(g.folder for g in groups)])
+    logger.info("wrote %s", build_report(args.title or titles[0], sections, args.out, subtitle))
 
 
 def _grounding(args: argparse.Namespace) -> tuple[list[Weights], Grounding, EvalData]:
@@ -99,12 +110,19 @@ def _grounding(args: argparse.Namespace) -> tuple[list[Weights], Grounding, Eval
     return weights, construct(Grounding, options), EvalData(args.data, args.masks, options.LIMIT)
 
 
-def _results(args: argparse.Namespace) -> list[dict]:
+def _runs(args: argparse.Namespace) -> list[str]:
+    """Folders given as words of their own and after --run."""
+    if not [*args.folders, *args.runs]:
+        raise ConfigError("no run is given; expected OUTPUT_DIRs of tools/train_net.py or tools/finetune_det.py")
+    return [*args.folders, *args.runs]
+
+
+def _required(args: argparse.Namespace) -> list[str]:
     if not args.results:
         raise ConfigError(
             "--results is missing; expected jsons or folders that tools/evaluate.py or finetune_det.py wrote"
         )
-    return labelled_results(args.results)
+    return args.results
 
 
 def _write(fig: Figure, out: str, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Training curves from ``metrics.jsonl``: small panels that share the iteration axis, one colour per run."""
+"""Training curves from ``metrics.jsonl``: small panels that share the iteration axis, one colour per name of runs."""
 
 from __future__ import annotations
 
@@ -43,9 +43,17 @@ PANELS = (
     Panel("Attention: cosine with the mask", (r"attention_cosine",), "cosine"),
     Panel("Zero Grad-CAM, skipped images", (r"zero_cam_rate", r"attention_skipped_rate"), "share"),
     Panel("Crop constraint not met", (r"crop_unmet_rate",), "share of crops"),
+    Panel("Total detection loss", (r"total_loss",), "sum"),
+    Panel("Classification loss", (r"loss_cls",), "RoI head"),
+    Panel("Box loss", (r"loss_box_reg",), "RoI head"),
+    Panel("Mask loss", (r"loss_mask",), "RoI head"),
+    Panel("Objectness loss", (r"loss_rpn_cls",), "RPN"),
+    Panel("Proposal box loss", (r"loss_rpn_loc",), "RPN"),
+    Panel("AP while training", (r"(.*/)?bbox/AP", r"(.*/)?segm/AP"), "percent"),
     Panel("Gradient norm", (r"grad_norm",), "before clipping"),
     Panel("Learning rate", (r"lr",), "lr"),
     Panel("Speed", (r"images_per_second",), "images / s"),
+    Panel("Time per iteration", (r"seconds_per_iteration|time",), "s"),
 )
 STYLES = ("-", "--", ":")
 
@@ -73,23 +81,30 @@ def load_run(folder: str | Path, label: str = "") -> Run:
     """Read metrics.jsonl of a run folder."""
     folder = Path(folder)
     if not (folder / METRICS_FILE).is_file():
-        raise DataError(f"no {METRICS_FILE} in {folder}; expected the OUTPUT_DIR of a run of tools/train_net.py")
+        raise DataError(
+            f"no {METRICS_FILE} in {folder}; expected the OUTPUT_DIR of a run of tools/train_net.py or finetune_det.py"
+        )
     return Run(label or folder.resolve().name, read_metrics(folder))
 
 
 def load_runs(folders: Sequence[RunFolder]) -> list[Run]:
-    """The numbers of several runs."""
-    return [load_run(folder.path, folder.label) for folder in folders]
+    """The numbers of several runs; a folder of ``finetune_det.py --seeds`` gives one run per seed, of the same name."""
+    runs = []
+    for folder in folders:
+        seeds = sorted(file.parent for file in folder.path.glob(f"seed_*/{METRICS_FILE}"))
+        alone = (folder.path / METRICS_FILE).is_file() or not seeds
+        runs += [load_run(path, folder.label) for path in ([folder.path] if alone else seeds)]
+    return runs
 
 
 def curves_figure(runs: Sequence[Run]) -> Figure:
-    """Every panel for which a run has numbers."""
+    """Every panel for which a run has numbers. Runs of one name (seeds) share a colour and a line of the legend."""
     names = set().union(*(run.names() for run in runs))
     shown = [(panel, found) for panel in PANELS if (found := [_first(p, names) for p in panel.patterns])[0]]
     if not shown:
         raise DataError(f"{', '.join(r.label for r in runs)}: {METRICS_FILE} holds none of the known numbers yet")
     rows = math.ceil(len(shown) / COLUMNS)
-    colors = method_colors([run.label for run in runs])
+    colors = method_colors(list(dict.fromkeys(run.label for run in runs)))
     with look():
         fig = figure(11.0, 2.75 * rows + 0.3)
         axes = fig.subplots(rows, COLUMNS, squeeze=False).flatten()
@@ -97,8 +112,8 @@ def curves_figure(runs: Sequence[Run]) -> Figure:
             _draw(ax, panel, [n for n in found if n], runs, colors)
         for ax in axes[len(shown) :]:
             ax.set_visible(False)
-        handles = [axes[0].plot([], [], color=colors[run.label], label=run.label)[0] for run in runs]
-        fig.legend(handles=handles, loc="outside upper left", ncols=min(4, len(runs)))
+        handles = [axes[0].plot([], [], color=color, label=label)[0] for label, color in colors.items()]
+        fig.legend(handles=handles, loc="outside upper left", ncols=min(4, len(handles)))
     return fig
 
 

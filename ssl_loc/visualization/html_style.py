@@ -19,6 +19,8 @@ nav a { color: var(--accent); text-decoration: none; font-size: .9rem; padding: 
   border-radius: 999px; background: var(--band); }
 nav a:hover, nav a:focus { border-color: var(--accent); }
 .scroll { overflow-x: auto; -webkit-overflow-scrolling: touch; margin: 12px 0 18px; }
+.tall { max-height: 34rem; overflow-y: auto; border: 1px solid var(--line); border-radius: 6px; }
+.tall thead th { position: sticky; top: 0; }
 table { border-collapse: collapse; font-size: .925rem; font-variant-numeric: tabular-nums; min-width: 320px; }
 p.caption { margin: 18px 0 -4px; font-weight: 600; font-size: .95rem; overflow-wrap: anywhere; }
 tr.marked td { background: #fff8e6; }
@@ -45,5 +47,5 @@ footer { margin-top: 56px; border-top: 1px solid var(--line); padding-top: 12px;
   main { padding: 18px 16px 56px; } body { font-size: 15px; } h1 { font-size: 1.4rem; } h2 { margin-top: 34px; }
   th, td { padding: 5px 10px 5px 6px; }
 }
-@media print { nav { display: none; } .scroll { overflow: visible; } main { max-width: none; } }
+@media print { nav { display: none; } .scroll { overflow: visible; max-height: none; } main { max-width: none; } }
 """

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb as to_color
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
@@ -34,6 +35,12 @@ def heat_overlay(image: Tensor, heat: Tensor) -> np.ndarray:
 def masked_picture(image: Tensor, mask: Tensor) -> np.ndarray:
     """The image where the mask (h, w) is True, mid-grey elsewhere -> uint8 (h, w, 3)."""
     return np.where(mask.cpu().numpy()[..., None], to_rgb(image), np.uint8(127))
+
+
+def tint(picture: np.ndarray, mask: np.ndarray, color: str, opacity: float = 0.25) -> np.ndarray:
+    """Colour a picture (h, w, 3) uint8 where a mask (h, w) is True."""
+    rgb = 255 * np.array(to_color(color))
+    return np.where(mask[..., None], np.rint((1 - opacity) * picture + opacity * rgb), picture).astype(np.uint8)
 
 
 def show(ax: Axes, picture: np.ndarray | None, title: str = "", color: str = "#222222") -> None:

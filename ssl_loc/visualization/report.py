@@ -26,16 +26,27 @@ from ssl_loc.visualization.html_style import CSS
 from ssl_loc.visualization.style import to_data_uri, to_png
 
 
+@dataclass(frozen=True)
+class Spread:
+    """A number measured several times: mean and sample deviation; shown as "41.2 ± 0.3", compared by its mean."""
+
+    mean: float
+    std: float
+
+
 @dataclass
 class Table:
     """A table.
 
     Attributes:
         columns: headings.
-        rows: values; None is an empty cell; floats are rounded alike within a column, the rest is shown as text.
+        rows: values; None is an empty cell; floats and spreads are rounded alike within a column, the rest is shown as
+            text.
         caption: what one sees; stands above the table.
         best: column -> "max" or "min": the best number of that column is set in bold, unless all are equal.
         marked: numbers of the rows to set off.
+        decimals: of floats and spreads; None chooses them by the largest of a column.
+        tall: a long table, shown in a window of its own that scrolls.
     """
 
     columns: Sequence[str]
@@ -43,6 +54,8 @@ class Table:
     caption: str = ""
     best: dict[str, str] = field(default_factory=dict)
     marked: Sequence[int] = ()
+    decimals: int | None = None
+    tall: bool = False
 
 
 @dataclass
@@ -109,7 +122,8 @@ def _section(section: Section, anchor: str) -> str:
 def _table(table: Table) -> str:
     numeric = [all(_is_number(row[i]) for row in table.rows if row[i] is not None) for i in range(len(table.columns))]
     best = {name: _best_rows(table, name, sense) for name, sense in table.best.items()}
-    shown = list(zip(*(format_column([row[i] for row in table.rows]) for i in range(len(table.columns))), strict=True))
+    columns = ([row[i] for row in table.rows] for i in range(len(table.columns)))
+    shown = list(zip(*(format_column(column, table.decimals) for column in columns), strict=True))
     caption = f'<p class="caption">{_text(table.caption)}</p>\n' if table.caption else ""
     head = "".join(f"<th{_class(num)}>{_text(c)}</th>" for c, num in zip(table.columns, numeric, strict=True))
     rows = []
@@ -120,12 +134,13 @@ def _table(table: Table) -> str:
         ]
         rows.append(f"<tr{' class=marked' if r in table.marked else ''}>{''.join(cells)}</tr>")
     inner = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
-    return f'{caption}<div class="scroll"><table>{inner}</table></div>\n'
+    kind = "scroll tall" if table.tall else "scroll"
+    return f'{caption}<div class="{kind}"><table>{inner}</table></div>\n'
 
 
 def _best_rows(table: Table, name: str, sense: str) -> list[int]:
     column = list(table.columns).index(name)
-    values = {i: row[column] for i, row in enumerate(table.rows) if _is_number(row[column])}
+    values = {i: _size(row[column]) for i, row in enumerate(table.rows) if _is_number(row[column])}
     if len(set(values.values())) < 2:
         return []
     top = (max if sense == "max" else min)(values.values())
@@ -144,17 +159,34 @@ def _picture(picture: Picture) -> str:
     return f"<figure{' class=wide' if picture.wide else ''}>{inner}{caption}</figure>\n"
 
 
-def format_column(values: Sequence[Any]) -> list[str]:
+def format_column(values: Sequence[Any], decimals: int | None = None) -> list[str]:
     """The cells of a column as text: floats with equal decimals (by the largest of them), None as an empty cell."""
-    floats = [abs(v) for v in values if isinstance(v, float) and math.isfinite(v)]
+    floats = [abs(_size(v)) for v in values if _is_real(v)]
     largest = max(floats, default=0.0)
-    if largest >= 10:
+    if decimals is not None:
+        pattern = f".{decimals}f"
+    elif largest >= 10:
         pattern = ".1f"
     elif largest >= 0.01 or largest == 0:
         pattern = ".3f"
     else:
         pattern = ".3g"
-    return [format(v, pattern) if isinstance(v, float) and math.isfinite(v) else _word(v) for v in values]
+    return [_number(v, pattern) if _is_real(v) else _word(v) for v in values]
+
+
+def _number(value: float | Spread, pattern: str) -> str:
+    if isinstance(value, Spread):
+        # One measurement has no deviation.
+        return format(value.mean, pattern) + (f" ± {value.std:{pattern}}" if math.isfinite(value.std) else "")
+    return format(value, pattern)
+
+
+def _size(value: Any) -> float:
+    return value.mean if isinstance(value, Spread) else value
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, (float, Spread)) and math.isfinite(_size(value))
 
 
 def _word(value: Any) -> str:
@@ -166,7 +198,7 @@ def _word(value: Any) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, (int, float, Spread)) and not isinstance(value, bool)
 
 
 def _class(numeric: bool, best: bool = False) -> str:

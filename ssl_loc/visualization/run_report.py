@@ -18,7 +18,6 @@ from ssl_loc.utils.errors import DataError
 from ssl_loc.visualization.cams import cams_figure, compute_cams
 from ssl_loc.visualization.curves import Run, curves_figure
 from ssl_loc.visualization.density import density_figure
-from ssl_loc.visualization.detections import MIN_SCORE, Detections, detections_picture, load_detections
 from ssl_loc.visualization.labels import RunFolder, short_data_names
 from ssl_loc.visualization.report import Picture, Section, Table
 from ssl_loc.visualization.views import sample_views, views_caption, views_figure
@@ -170,23 +169,6 @@ def density_section(results: Sequence[dict[str, Any]]) -> Section:
         "right: the Grad-CAM covers the object better."
     )
     return Section("Grounding density", figures=[Picture(density_figure(results), caption)])
-
-
-def detections_section(results: Sequence[dict[str, Any]], count: int = 4, min_score: float = MIN_SCORE) -> Section:
-    """Pictures of every detection result that has its predictions beside it, grouped by dataset and engine."""
-    groups: dict[tuple[str, str], list[Detections]] = {}
-    for r in results:
-        if r["protocol"] != "detection":
-            continue
-        for path in sorted((Path(r["file"]).parent / "inference").glob("*.json")):
-            found = load_detections(r["details"]["label"], path)
-            groups.setdefault((found.dataset, r["details"].get("engine", "")), []).append(found)
-    short = short_data_names([spec for spec, _ in groups])
-    figures = [
-        detections_picture(found, count, min_score, short[spec] + (f" ({engine})" if engine else ""))
-        for (spec, engine), found in groups.items()
-    ]
-    return Section("Detections", figures=figures)
 
 
 def crops_of(cfg: CfgNode) -> str:
