@@ -57,12 +57,30 @@ class DetectionDataset:
         return len(self.dicts)
 
 
-def get_detection_dataset(name: str) -> DetectionDataset:
-    """Load one dataset by catalog name or path form.
+@dataclass(frozen=True)
+class Place:
+    """Where a named dataset lies.
+
+    Attributes:
+        kind: "voc", "coco" or "scenes".
+        root: VOC: the DEVKIT folder; COCO and scenes: the folder with ``annotations``.
+        split: name of the split.
+        year: VOC year as text; empty otherwise.
+        hint: the root of named datasets, for messages; empty for path forms.
+    """
+
+    kind: str
+    root: Path
+    split: str
+    year: str = ""
+    hint: str = ""
+
+
+def parse_name(name: str) -> Place:
+    """Catalog name or path form -> place on disk, whether or not anything is there.
 
     Raises:
-        ConfigError: the name is unknown.
-        DataError: the tree is incomplete; the sentence says what is missing where.
+        ConfigError: the name is unknown or no detection dataset's.
     """
     from ssl_loc.data.catalog import DATASET_REGISTRY, ROOT_VARIABLE, dataset_root, resolve_path_form
 
@@ -79,9 +97,25 @@ def get_detection_dataset(name: str) -> DetectionDataset:
         raise ConfigError(f"dataset '{name}' is not in a form that has boxes; expected {_USAGE}, or a registered name")
     hint = f" (${ROOT_VARIABLE} is {dataset_root().absolute()})" if form != name else ""
     if kind == "voc":
-        return _load_voc(name, Path(arguments[0]), arguments[1], arguments[2], hint)
+        devkit, year, split = arguments
+        if not year.isdigit():
+            raise ConfigError(
+                f"dataset '{name}' gives the VOC year as '{year}'; expected voc:DEVKIT:YEAR:SPLIT with a number"
+            )
+        return Place(kind, Path(devkit), split, year, hint)
     root = Path(arguments[0]) / "coco" if kind == "scenes" else Path(arguments[0])
-    return _load_coco(name, root, arguments[1], hint)
+    return Place(kind, root, arguments[1], hint=hint)
+
+
+def get_detection_dataset(name: str) -> DetectionDataset:
+    """Load one dataset by catalog name or path form.
+
+    Raises:
+        ConfigError: the name is unknown.
+        DataError: the tree is incomplete; the sentence says what is missing where.
+    """
+    place = parse_name(name)
+    return _load_voc(name, place) if place.kind == "voc" else _load_coco(name, place)
 
 
 def get_detection_datasets(names: str | Sequence[str]) -> DetectionDataset:
@@ -132,11 +166,13 @@ def require_polygons(dataset: DetectionDataset) -> None:
             )
 
 
-def _load_coco(name: str, root: Path, split: str, hint: str) -> DetectionDataset:
+def _load_coco(name: str, place: Place) -> DetectionDataset:
     from ssl_loc.data.datasets.coco import load_coco_instances
+    from ssl_loc.transfer.layout_coco import missing_parts
 
-    json_file, images = root / "annotations" / f"instances_{split}.json", root / split
-    _require_tree(name, [json_file, images], hint, _splits_of_coco(root))
+    root = place.root
+    json_file, images = root / "annotations" / f"instances_{place.split}.json", root / place.split
+    _require_tree(name, place, missing_parts(root, place.split, place.kind == "scenes"))
     dicts, metadata = load_coco_instances(str(json_file), str(images))
     dataset = DetectionDataset(
         name=name,
@@ -151,20 +187,17 @@ def _load_coco(name: str, root: Path, split: str, hint: str) -> DetectionDataset
     return dataset
 
 
-def _load_voc(name: str, devkit: Path, year: str, split: str, hint: str) -> DetectionDataset:
+def _load_voc(name: str, place: Place) -> DetectionDataset:
     from ssl_loc.data.datasets.voc import load_voc_instances
+    from ssl_loc.transfer.layout_voc import missing_parts
 
-    if not year.isdigit():
-        raise ConfigError(
-            f"dataset '{name}' gives the VOC year as '{year}'; expected voc:DEVKIT:YEAR:SPLIT with a number"
-        )
-    root = devkit / f"VOC{year}"
-    lists = root / "ImageSets" / "Main"
-    needed = [root / "Annotations", root / "JPEGImages", lists / f"{split}.txt"]
-    _require_tree(name, needed, hint, _splits_of_voc(lists))
-    classes = voc_classes(root, split)
-    dicts = load_voc_instances(str(root), split, classes)
-    dataset = DetectionDataset(name=name, dicts=dicts, classes=classes, kind="voc", year=int(year), root=str(root))
+    root = place.root / f"VOC{place.year}"
+    _require_tree(name, place, missing_parts(place.root, place.year, place.split))
+    classes = voc_classes(root, place.split)
+    dicts = load_voc_instances(str(root), place.split, classes)
+    dataset = DetectionDataset(
+        name=name, dicts=dicts, classes=classes, kind="voc", year=int(place.year), root=str(root)
+    )
     _require_images(dataset)
     return dataset
 
@@ -193,20 +226,9 @@ def _names_in(paths: Iterable[Path]) -> set[str]:
     return names
 
 
-def _splits_of_coco(root: Path) -> list[str]:
-    return sorted(path.stem.removeprefix("instances_") for path in (root / "annotations").glob("instances_*.json"))
-
-
-def _splits_of_voc(lists: Path) -> list[str]:
-    # Main/ also holds one list per class and split ("dog_val.txt").
-    return sorted(path.stem for path in lists.glob("*.txt") if "_" not in path.stem)
-
-
-def _require_tree(name: str, needed: Sequence[Path], hint: str, splits: Sequence[str]) -> None:
-    missing = [str(path) for path in needed if not path.exists()]
+def _require_tree(name: str, place: Place, missing: Sequence[str]) -> None:
     if missing:
-        there = f"; splits found there: {', '.join(splits)}" if splits else ""
-        raise DataError(f"dataset {name} is incomplete{hint}: missing {', '.join(missing)}{there}")
+        raise DataError(f"dataset {name} is incomplete{place.hint}: {'; '.join(missing)}")
 
 
 def _require_images(dataset: DetectionDataset) -> None:

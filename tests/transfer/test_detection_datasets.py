@@ -59,7 +59,8 @@ def test_catalog_names_and_scenes(names, tmp_path, monkeypatch):
     monkeypatch.setenv("SSL_LOC_DATASETS", str(tmp_path))
     assert len(get_detection_dataset("voc_2007_trainval")) == 6
     with pytest.raises(
-        DataError, match=r"voc_2007_val is incomplete.*Main/val.txt; splits found there: test, trainval"
+        DataError,
+        match=r"voc_2007_val is incomplete.*Main/val.txt .it is in VOCtrainval.*; splits found there: test, trainval",
     ):
         get_detection_dataset("voc_2007_val")
     with pytest.raises(ConfigError, match="did you mean voc_2007_trainval"):
