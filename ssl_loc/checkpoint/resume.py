@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from ssl_loc.utils.errors import ConfigError
@@ -31,8 +32,18 @@ _START_KEYS = frozenset({"MODEL.INIT_FROM"})
 _LISTED = 12
 
 
-def check_resumable(stored: dict[str, Any], current: dict[str, Any], checkpoint: str) -> list[str]:
+def check_resumable(
+    stored: dict[str, Any],
+    current: dict[str, Any],
+    checkpoint: str,
+    free: Collection[str] = FREE_KEYS,
+    instead: str = "",
+) -> list[str]:
     """Compare the plain configs of a checkpoint and of the run that wants to continue it.
+
+    Args:
+        free: keys that may differ.
+        instead: what to do if that is not wanted (in a sentence after "or"); default: start from these weights.
 
     Keys that only one of them knows belong to parts that came or went with a version or a project, and are let pass.
 
@@ -48,15 +59,17 @@ def check_resumable(stored: dict[str, Any], current: dict[str, Any], checkpoint:
         for key in now
         if key in before and before[key] != now[key] and key not in _START_KEYS
     }
-    refused = [text for key, text in changed.items() if key not in FREE_KEYS]
+    refused = [text for key, text in changed.items() if key not in free]
     if refused:
+        instead = (
+            instead or f"start a new run from its weights with another OUTPUT_DIR and MODEL.INIT_FROM {checkpoint}"
+        )
         more = f" and {len(refused) - _LISTED} more" if len(refused) > _LISTED else ""
         raise ConfigError(
             f"{checkpoint} was made with another config, so --resume would continue another run: "
-            f"{'; '.join(refused[:_LISTED])}{more}. Give the run's own values, or start a new run from its weights "
-            f"with another OUTPUT_DIR and MODEL.INIT_FROM {checkpoint}"
+            f"{'; '.join(refused[:_LISTED])}{more}. Give the run's own values, or {instead}"
         )
-    return [text for key, text in changed.items() if key in FREE_KEYS]
+    return [text for key, text in changed.items() if key in free]
 
 
 def flatten(values: dict[str, Any], above: str = "") -> dict[str, Any]:

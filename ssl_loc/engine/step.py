@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ssl_loc.engine.model import Forward, TrainingModel, collapse_numbers
@@ -118,8 +118,8 @@ class TrainStep:
         return torch.linalg.vector_norm(torch.stack(norms))
 
 
-def wrap_ddp(model: TrainingModel) -> DistributedDataParallel:
-    """DDP around method and losses. Every trained parameter is used in every step; buffers are the layers' business."""
+def wrap_ddp(model: nn.Module) -> DistributedDataParallel:
+    """DDP around a whole model. Every trained parameter is used in every step; buffers are the layers' business."""
     device = next(model.parameters()).device
     # Newer torch renamed the switch for sending buffers round before every forward.
     known = inspect.signature(DistributedDataParallel.__init__).parameters

@@ -13,6 +13,7 @@ from torch import Tensor
 from ssl_loc.transfer.clock import Clock
 from ssl_loc.transfer.predictions import ImagePrediction
 from ssl_loc.transfer.recipe import Recipe
+from ssl_loc.transfer.stop import Stop
 from ssl_loc.utils.errors import ConfigError, EngineUnavailableError
 from ssl_loc.utils.registry import Registry
 
@@ -57,6 +58,7 @@ class TransferJob:
         detector: a detector checkpoint of the same engine, for evaluation only; else None.
         resume: continue from ``output_dir``'s last checkpoint if there is one.
         clock: engines time their "training" and "prediction" with it.
+        stop: engines ask it between two steps.
     """
 
     recipe: Recipe
@@ -65,6 +67,7 @@ class TransferJob:
     detector: Path | None = None
     resume: bool = False
     clock: Clock = field(default_factory=Clock, compare=False)
+    stop: Stop = field(default_factory=Stop, compare=False)
 
     @property
     def eval_only(self) -> bool:
@@ -86,6 +89,9 @@ class DetectionEngine(Protocol):
         """Fine-tune (unless ``job.eval_only``) and predict every DATASETS.TEST set.
 
         Returns predictions per test set on the main process and an empty dict on the others.
+
+        Raises:
+            RunStopped: ``job.stop`` asked for it; a checkpoint is on disk that ``job.resume`` continues bit by bit.
         """
 
 

@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from ssl_loc.checkpoint.files import tensor_digest
+from ssl_loc.engine.signals import StopRequest
 from ssl_loc.structures.result import Result
 from ssl_loc.transfer.build import DetectionEngine, TransferJob, Trunk, choose_engine
 from ssl_loc.transfer.detection_scores import DetectionScores, class_table, save_scores
 from ssl_loc.transfer.recipe import Recipe, dataset_names, edited, load_recipe
+from ssl_loc.transfer.resume import check_continues
+from ssl_loc.transfer.stop import RunStopped, Stop
 from ssl_loc.transfer.trunk_check import check_trunk
 from ssl_loc.transfer.weights import check_finite, describe, trunk_only
 from ssl_loc.utils.comm import all_gather_object, get_world_size, is_main_process
 from ssl_loc.utils.env import collect_env_dict
-from ssl_loc.utils.errors import ConfigError, WeightsError
+from ssl_loc.utils.errors import ConfigError, UserError, WeightsError
 from ssl_loc.utils.file_io import file_digest, write_json, write_text
 
 logger = logging.getLogger(__name__)
@@ -39,14 +42,32 @@ def run_transfer(
 
     Returns:
         The result (also written to result.json) on the main process, None on the others.
+
+    Raises:
+        RunStopped: SIGTERM or Ctrl-C; a training is on disk as it is, and ``resume`` goes on with it bit by bit.
     """
+    # Before loaders start their processes, which inherit the handlers.
+    with StopRequest() as request:
+        try:
+            result = _run(recipe, weights, engine, eval_only, resume, Stop(request))
+            # Too late to stop this run, but whoever would go on with another one must know.
+            Stop(request).check()
+            return result
+        except RunStopped as stopped:
+            logger.info("%s; %s", stopped, "run it again" if eval_only else "the same command with --resume goes on")
+            raise
+
+
+def _run(recipe: Recipe, weights: str, engine: str | None, eval_only: bool, resume: bool, stop: Stop) -> Result | None:
     chosen = choose_engine(engine or recipe.TRANSFER.ENGINE)
     recipe = with_seed(recipe, resume)
     output_dir = Path(recipe.OUTPUT_DIR)
     if eval_only:
-        job = TransferJob(recipe, output_dir, detector=_detector_file(weights))
+        job = TransferJob(recipe, output_dir, detector=_detector_file(weights), stop=stop)
     else:
-        job = TransferJob(recipe, output_dir, trunk=open_trunk(recipe, weights), resume=resume)
+        job = TransferJob(recipe, output_dir, trunk=open_trunk(recipe, weights), resume=resume, stop=stop)
+    if job.resume:
+        check_continues(recipe, output_dir)
     datasets = _load_test_sets(recipe)
     if is_main_process():
         # An older result would call this run finished while it is not.
@@ -96,8 +117,8 @@ def open_trunk(recipe: Recipe, weights: str) -> Trunk:
 
 
 def read_trunk(path: str) -> Trunk:
-    """Read an exported backbone file."""
-    from ssl_loc.checkpoint.backbone_export import load_backbone
+    """Read an exported backbone, or any other file of a trunk that can be verified."""
+    from ssl_loc.checkpoint.backbone_source import read_backbone
 
     if Path(path).is_dir():
         raise WeightsError(
@@ -108,7 +129,7 @@ def read_trunk(path: str) -> Trunk:
         raise WeightsError(
             f"no weight file {path}; expected a backbone exported by tools/export_backbone.py, or --weights random"
         )
-    file = load_backbone(path)
+    file = read_backbone(path)
     state = trunk_only(file.model)
     check_finite(state, path)
     return Trunk(state, dict(file.meta), str(path), tensor_digest(state))
@@ -123,7 +144,13 @@ def random_trunk(recipe: Recipe) -> Trunk:
     description = described_backbone(recipe)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.SEED)
-        state = trunk_only(build_backbone_from_description(description).state_dict())
+        try:
+            state = trunk_only(build_backbone_from_description(description).state_dict())
+        except UserError as error:
+            raise ConfigError(
+                f"TRANSFER.BACKBONE.NAME {description['name']!r} with TRANSFER.BACKBONE.KWARGS {description['kwargs']} "
+                f"describes no trunk: {error}"
+            ) from None
     rgb = recipe.INPUT.FORMAT == "RGB"
     meta = {
         "backbone": description,

@@ -17,6 +17,7 @@ from torch.utils.data import Sampler
 # Keeps the draws of the order apart from those of other users of the same seed.
 _ORDER_STREAM = 1
 _IMAGE_STREAM = 2
+_STEP_STREAM = 3
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,15 @@ class TrainingBatches(Sampler[list[Slot]]):
         for epoch in itertools.count():
             generator = np.random.default_rng([_ORDER_STREAM, self._seed, epoch])
             yield from generator.permutation(len(self._wide)).tolist()
+
+
+def step_seed(seed: int, iteration: int, rank: int) -> int:
+    """What torch's generator is seeded with before a training step, which samples anchors and proposals.
+
+    So a resumed run draws what the uninterrupted one would have drawn, and no generator state has to be stored.
+    """
+    words = np.random.SeedSequence([_STEP_STREAM, seed, iteration, rank]).generate_state(1, np.uint64)
+    return int(words[0] >> np.uint64(1))
 
 
 def without_empty(dicts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

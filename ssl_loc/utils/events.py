@@ -101,6 +101,10 @@ class TensorBoardWriter:
         for name, value in values.items():
             self._writer.add_scalar(name, value, iteration)
 
+    def write_image(self, name: str, image: Tensor, iteration: int) -> None:
+        """A picture, (3, H, W) uint8."""
+        self._writer.add_image(name, image, iteration)
+
     def close(self) -> None:
         self._writer.close()
 

@@ -26,7 +26,7 @@ _REFUSED = (
         "TEST.AUG.",
         "TEST.EXPECTED_RESULTS",
     ),
-    *("TEST.KEYPOINT_OKS_SIGMAS", "VIS_PERIOD", "GLOBAL."),
+    *("TEST.KEYPOINT_OKS_SIGMAS", "GLOBAL."),
 )
 # Every key that names a kind of norm layer in the detectors of this engine.
 NORM_KEYS = ("MODEL.RESNETS.NORM", "MODEL.FPN.NORM", "MODEL.ROI_BOX_HEAD.NORM", "MODEL.ROI_MASK_HEAD.NORM")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import weakref
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,13 +17,14 @@ from detectron2.utils import comm as detectron2_comm
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 
+from ssl_loc.transfer import running_statistics
 from ssl_loc.transfer.build import TransferJob
 from ssl_loc.transfer.datasets import DetectionDataset, get_detection_dataset, get_detection_datasets, require_masks
 from ssl_loc.transfer.detector_check import open_detector
 from ssl_loc.transfer.detector_file import DETECTRON2, load_detector_into
 from ssl_loc.transfer.detectron2_engine.config import adapt_cfg_to_host, to_detectron2
 from ssl_loc.transfer.detectron2_engine.data import TrainingLoader, catalog_name, register
-from ssl_loc.transfer.detectron2_engine.hooks import AverageBuffers, Log, PreciseBN, SeedEachStep
+from ssl_loc.transfer.detectron2_engine.hooks import Conclude, PreciseBN, SeedEachStep
 from ssl_loc.transfer.detectron2_engine.model import (
     About,
     StrictCheckpointer,
@@ -36,16 +38,16 @@ from ssl_loc.transfer.detectron2_engine.trunk import TrunkShape, check_levels, f
 from ssl_loc.transfer.metrics import evaluate, headline
 from ssl_loc.transfer.predictions import ImagePrediction
 from ssl_loc.transfer.recipe import Recipe, architecture, dataset_names, edited
+from ssl_loc.transfer.resume import last_checkpoint
 from ssl_loc.transfer.run import check_classes, described_backbone
 from ssl_loc.transfer.scaling import scale_to_processes
+from ssl_loc.transfer.stop import Stop
+from ssl_loc.transfer.training_log import TrainingLog
 from ssl_loc.utils import comm
 from ssl_loc.utils.errors import ConfigError, UserError
-from ssl_loc.utils.events import JsonlWriter, TensorBoardWriter, Writer
 from ssl_loc.utils.file_io import write_text
 
 logger = logging.getLogger(__name__)
-
-_MODEL_STEM = "model"
 
 
 def run_job(job: TransferJob) -> dict[str, list[ImagePrediction]]:
@@ -74,11 +76,12 @@ def run_job(job: TransferJob) -> dict[str, list[ImagePrediction]]:
             recipe=recipe.to_dict(),
             backbone=description,
             trunk={"source": job.trunk.source, "digest": job.trunk.digest},
+            processes=comm.get_world_size(),
         )
         with job.clock("training"):
-            train(model, cfg, recipe, tests, about, job.resume)
+            train(model, cfg, recipe, tests, about, job)
     with job.clock("prediction"):
-        found = {name: predict(model, cfg, dataset) for name, dataset in tests.items()}
+        found = {name: predict(model, cfg, dataset, job.stop) for name, dataset in tests.items()}
     return found if comm.is_main_process() else {}
 
 
@@ -109,17 +112,13 @@ def seeded(recipe: Recipe) -> Recipe:
 
 
 def train(
-    model: nn.Module,
-    cfg: CfgNode,
-    recipe: Recipe,
-    tests: dict[str, DetectionDataset],
-    about: About,
-    resume: bool = False,
+    model: nn.Module, cfg: CfgNode, recipe: Recipe, tests: dict[str, DetectionDataset], about: About, job: TransferJob
 ) -> None:
     """Fine-tune in place; checkpoints, numbers and TensorBoard files go to OUTPUT_DIR.
 
     Raises:
         UserError: the training diverged; names iteration, learning rate, losses and the files of the batch.
+        RunStopped: ``job.stop`` asked for it; a checkpoint is written.
     """
     dataset = _training_set(recipe)
     loader = TrainingLoader(cfg, dataset, recipe.SEED)
@@ -129,62 +128,78 @@ def train(
     wrapped = parallel(model)
     trainer = (AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer)(wrapped, loader, optimizer)
     checkpointer = StrictCheckpointer(wrapped, cfg.OUTPUT_DIR, trainer=weakref.proxy(trainer), about=about)
-    trainer.register_hooks([hooks.LRScheduler(optimizer, scheduler)])
-    start = 0
-    if resume and checkpointer.has_checkpoint():
-        with quiet():
-            checkpointer.resume_or_load("", resume=True)
-        start = trainer.iter + 1
-        logger.info("resumed at iteration %d from %s", start, checkpointer.get_checkpoint_file())
-    if start >= cfg.SOLVER.MAX_ITER:
+    trainer.register_hooks([hooks.LRScheduler(optimizer, scheduler), SeedEachStep(recipe.SEED)])
+    start, unfinished = _resume(checkpointer, model) if job.resume else (0, False)
+    # Where STEPS or MAX_ITER were changed, the stored rate is the old schedule's.
+    for group, rate in zip(optimizer.param_groups, scheduler.get_lr(), strict=True):
+        group["lr"] = rate
+    if start >= cfg.SOLVER.MAX_ITER and not unfinished:
         logger.info("nothing left to train: %d of %d iterations are done", start, cfg.SOLVER.MAX_ITER)
         return
     loader.start_iteration = start
-    trainer.register_hooks(_hooks(wrapped, cfg, recipe, dataset, tests, checkpointer, start))
+    device = next(model.parameters()).device
+    log = TrainingLog(cfg.OUTPUT_DIR, recipe.TRANSFER.LOG_PERIOD, start, cfg.SOLVER.MAX_ITER, device)
+    trainer.register_hooks([_conclude(model, cfg, recipe, dataset, tests, checkpointer, log, job.stop, unfinished)])
     try:
         with quiet():
             trainer.train(start, cfg.SOLVER.MAX_ITER)
     except FloatingPointError as error:
         raise UserError(_diverged(error, trainer, optimizer, loader)) from None
+    finally:
+        loader.close()
+        log.close()
 
 
-def _hooks(
+def _resume(checkpointer: StrictCheckpointer, model: nn.Module) -> tuple[int, bool]:
+    """(iterations made, whether what follows the last of them is still to be done) of the run in OUTPUT_DIR."""
+    path = last_checkpoint(Path(checkpointer.save_dir))
+    if path is None:
+        return 0, False
+    with quiet():
+        rest = checkpointer.load(str(path))
+    running_statistics.restore_own(model, rest.get("own_statistics", []))
+    logger.info("resumed at iteration %d from %s", rest["iteration"] + 1, path)
+    return rest["iteration"] + 1, rest.get("unfinished", False)
+
+
+def _conclude(
     model: nn.Module,
     cfg: CfgNode,
     recipe: Recipe,
     dataset: DetectionDataset,
     tests: dict[str, DetectionDataset],
     checkpointer: StrictCheckpointer,
-    start: int,
-) -> list[Any]:
-    """detectron2's order: statistics, then checkpoint, then evaluation, then numbers."""
-    period, save = cfg.TEST.EVAL_PERIOD, cfg.SOLVER.CHECKPOINT_PERIOD
-    made: list[Any] = [hooks.IterationTimer(), SeedEachStep(recipe.SEED)]
+    log: TrainingLog,
+    stop: Stop,
+    unfinished: bool,
+) -> Conclude:
+    precise = None
     if cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(model):
         # Its own loader, so that it takes no batch away from training; another seed, so that it sees other draws.
-        batches = TrainingLoader(cfg, dataset, recipe.SEED + 1, workers=0)
-        made.append(PreciseBN(period, model, batches, cfg.TEST.PRECISE_BN.NUM_ITER))
-    made.append(AverageBuffers(model, [period, save]))
-    if comm.is_main_process():
-        # A period of 0 means "only at the end", which detectron2 has no number for.
-        every = save if save > 0 else cfg.SOLVER.MAX_ITER + 1
-        made.append(hooks.PeriodicCheckpointer(checkpointer, every, file_prefix=_MODEL_STEM))
-    made.append(
-        hooks.EvalHook(period, lambda: _evaluate(model, cfg, tests, recipe.TRANSFER.EVALUATOR), eval_after_train=False)
+        batches = TrainingLoader(cfg, dataset, recipe.SEED + 1)
+        precise = PreciseBN(model, batches, cfg.TEST.PRECISE_BN.NUM_ITER, recipe.SEED, stop)
+    return Conclude(
+        model,
+        checkpointer,
+        log,
+        stop,
+        precise,
+        lambda: _evaluate(model, cfg, recipe, tests, stop),
+        cfg.TEST.EVAL_PERIOD,
+        cfg.SOLVER.CHECKPOINT_PERIOD,
+        unfinished,
     )
-    if comm.is_main_process():
-        writers: list[Writer] = [JsonlWriter(cfg.OUTPUT_DIR, start), TensorBoardWriter(cfg.OUTPUT_DIR, start)]
-        made.append(Log(writers, recipe.TRANSFER.LOG_PERIOD))
-    return made
 
 
-def _evaluate(model: nn.Module, cfg: CfgNode, tests: dict[str, DetectionDataset], evaluator: str) -> dict[str, float]:
+def _evaluate(
+    model: nn.Module, cfg: CfgNode, recipe: Recipe, tests: dict[str, DetectionDataset], stop: Stop
+) -> dict[str, float]:
     """AP between two steps, for the curves; the final numbers come from the caller of the engine."""
     found = {}
     for name, dataset in tests.items():
-        predictions = predict(model, cfg, dataset)
+        predictions = predict(model, cfg, dataset, stop)
         if comm.is_main_process():
-            numbers = headline(evaluate(dataset, predictions, cfg.MODEL.MASK_ON, evaluator).metrics)
+            numbers = headline(evaluate(dataset, predictions, cfg.MODEL.MASK_ON, recipe.TRANSFER.EVALUATOR).metrics)
             logger.info("%s: %s", name, ", ".join(f"{key} {value:.2f}" for key, value in numbers.items()))
             prefix = f"{name}/" if len(tests) > 1 else ""
             found.update({f"{prefix}{key}": value for key, value in numbers.items()})

@@ -13,10 +13,13 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from ssl_loc.checkpoint.files import write_torch_file
+from ssl_loc.engine.step import wrap_ddp
+from ssl_loc.transfer import running_statistics
 from ssl_loc.transfer.build import Trunk
 from ssl_loc.transfer.detector_file import DETECTRON2, read_to_continue
 from ssl_loc.transfer.detectron2_engine.heads import Res5ROIHeadsExtraNorm  # noqa: F401  (registers the head)
 from ssl_loc.transfer.detectron2_engine.noise import quiet
+from ssl_loc.transfer.resume import LAST, warn_of_other_trunk
 from ssl_loc.transfer.weights import FRESH_DETECTRON2, detectron2_key, load_trunk, shorten
 from ssl_loc.utils import comm
 from ssl_loc.utils.errors import WeightsError
@@ -43,26 +46,35 @@ def parallel(model: nn.Module) -> nn.Module:
     does not know."""
     if not comm.is_distributed():
         return model
-    device = next(model.parameters()).device
-    ids = [device] if device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+    return wrap_ddp(model)
 
 
 class StrictCheckpointer(DetectionCheckpointer):
     """detectron2's checkpointer, but files are written whole or not at all, and one of another model is an error."""
 
-    def save(self, name: str, **kwargs: Any) -> None:
-        """Write SAVE_DIR/NAME.pth and make it the last checkpoint; on the main process only."""
-        if not self.save_dir or not self.save_to_disk:
-            return
-        content = {"model": self.model.state_dict()}
-        content |= {key: part.state_dict() for key, part in self.checkpointables.items()}
-        write_torch_file(Path(self.save_dir) / f"{name}.pth", content | kwargs)
-        self.tag_last_checkpoint(f"{name}.pth")
+    def save_run(self, name: str, done: int, unfinished: bool = False) -> Path:
+        """Write SAVE_DIR/NAME and make it the last checkpoint: statistics averaged over processes, and beside them each
+        process's own. Collective.
+
+        Args:
+            done: iterations made.
+            unfinished: what follows the last of them (evaluation, PreciseBN) is still to be done.
+        """
+        path = Path(self.save_dir) / name
+        model = {**self.model.state_dict(), **running_statistics.mean(self.model)}
+        own = running_statistics.of_all_processes(self.model)
+        if comm.is_main_process():
+            content = {"model": model, **{key: part.state_dict() for key, part in self.checkpointables.items()}}
+            # detectron2 counts from 0: the last iteration made.
+            write_torch_file(path, content | {"iteration": done - 1, "own_statistics": own, "unfinished": unfinished})
+            self.tag_last_checkpoint(name)
+        # Nobody goes on, or ends the others by ending, before the file is there.
+        comm.barrier()
+        return path
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Name the file that a resumed run starts from."""
-        write_text(Path(self.save_dir) / "last_checkpoint", last_filename_basename)
+        write_text(Path(self.save_dir) / LAST, last_filename_basename)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         # fvcore's would let torch's own errors through, and open a .pkl without any check of what is in it.
@@ -95,6 +107,4 @@ class About:
 
     def load_state_dict(self, stored: dict[str, Any]) -> None:
         """Called on resume: says so if the run began with other weights."""
-        before, now = stored.get("trunk", {}).get("digest"), self._values.get("trunk", {}).get("digest")
-        if before != now:
-            logger.warning("the run to resume began with trunk %s, not %s; its own weights are kept", before, now)
+        warn_of_other_trunk(stored.get("trunk", {}).get("digest"), self._values.get("trunk", {}).get("digest"))

@@ -5,52 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
 from ssl_loc.checkpoint.files import DETECTOR_FORMAT, write_torch_file
 from ssl_loc.transfer.detector_file import DETECTOR_VERSION, TORCHVISION
-from ssl_loc.utils.errors import WeightsError
+from ssl_loc.transfer.resume import LAST
 from ssl_loc.utils.file_io import write_text
 
-_LAST = "last_checkpoint"
 
-
-def save_detector(
-    output_dir: Path,
-    name: str,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    iteration: int,
-    about: dict[str, Any],
-) -> Path:
+def save_detector(output_dir: Path, name: str, content: dict[str, Any]) -> Path:
     """Write ``output_dir/name`` and point ``last_checkpoint`` at it.
 
     Args:
-        iteration: completed iterations.
-        about: plain values: recipe, backbone description, trunk provenance, classes.
+        content: "model" and "optimizer" states, "iteration" (completed), "unfinished" (what follows that iteration is
+            still to be done: evaluation, PreciseBN), "own_statistics" (of every process), "scaler", and about the run:
+            "recipe", "backbone", "trunk", "processes".
     """
     path = output_dir / name
-    content = {
-        "format": DETECTOR_FORMAT,
-        "version": DETECTOR_VERSION,
-        "engine": TORCHVISION,
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "iteration": iteration,
-        **about,
-    }
-    write_torch_file(path, content)
-    write_text(output_dir / _LAST, name + "\n")
-    return path
-
-
-def last_checkpoint(output_dir: Path) -> Path | None:
-    """The newest checkpoint of a run, or None."""
-    pointer = output_dir / _LAST
-    if not pointer.is_file():
-        return None
-    path = output_dir / pointer.read_text(encoding="utf-8").strip()
-    if not path.is_file():
-        raise WeightsError(f"{pointer} names {path.name}, which is not there; delete the pointer to start again")
+    header = {"format": DETECTOR_FORMAT, "version": DETECTOR_VERSION, "engine": TORCHVISION}
+    write_torch_file(path, {**header, **content})
+    write_text(output_dir / LAST, name + "\n")
     return path

@@ -19,8 +19,9 @@ from ssl_loc.transfer.detector_file import (
 from ssl_loc.transfer.metrics import evaluate, headline
 from ssl_loc.transfer.predictions import ImagePrediction
 from ssl_loc.transfer.recipe import Recipe, architecture, dataset_names
+from ssl_loc.transfer.resume import last_checkpoint, warn_of_other_trunk
 from ssl_loc.transfer.scaling import scale_to_processes
-from ssl_loc.transfer.torchvision_engine.checkpoint import last_checkpoint
+from ssl_loc.transfer.stop import Stop
 from ssl_loc.transfer.torchvision_engine.honoured import check_recipe
 from ssl_loc.transfer.torchvision_engine.loader import training_records
 from ssl_loc.transfer.torchvision_engine.model import Detector, build_detector
@@ -42,12 +43,12 @@ def run_job(job: TransferJob) -> dict[str, list[ImagePrediction]]:
     with job.clock("training" if job.detector is None else "loading"):
         model = _trained(job, recipe, device) if job.detector is None else _loaded(job, recipe, device)
     with job.clock("prediction"):
-        return {name: predict(recipe, model, name) for name in dataset_names(recipe.DATASETS.TEST)}
+        return {name: predict(recipe, model, name, job.stop) for name in dataset_names(recipe.DATASETS.TEST)}
 
 
-def predict(recipe: Recipe, model: Detector, name: str) -> list[ImagePrediction]:
+def predict(recipe: Recipe, model: Detector, name: str, stop: Stop) -> list[ImagePrediction]:
     """Predictions of one test set."""
-    return predict_dataset(recipe, model, name, get_detection_dataset(name).dicts)
+    return predict_dataset(recipe, model, name, get_detection_dataset(name).dicts, stop)
 
 
 def pick_device(recipe: Recipe) -> torch.device:
@@ -76,17 +77,6 @@ def new_detector(job: TransferJob, recipe: Recipe) -> Detector:
 def _trained(job: TransferJob, recipe: Recipe, device: torch.device) -> Detector:
     assert job.trunk is not None
     model = new_detector(job, recipe).to(device)
-    optimizer = build_optimizer(recipe, model)
-    start = 0
-    found = last_checkpoint(job.output_dir) if job.resume else None
-    if found is not None:
-        content = read_to_continue(found, TORCHVISION)
-        restore_detector(model, content["model"], found)
-        optimizer.load_state_dict(content["optimizer"])
-        start = content["iteration"]
-        logger.info("resumed from %s after %d iterations", found, start)
-    elif is_main_process():
-        (job.output_dir / "metrics.jsonl").unlink(missing_ok=True)
     about = {
         "recipe": recipe.to_dict(),
         "backbone": job.trunk.meta["backbone"],
@@ -95,22 +85,28 @@ def _trained(job: TransferJob, recipe: Recipe, device: torch.device) -> Detector
     trainer = Trainer(
         recipe,
         model.train(),
-        optimizer,
+        build_optimizer(recipe, model),
         training_records(recipe),
         job.output_dir,
-        start,
         about,
-        lambda done: _evaluate_between(recipe, model, done),
+        lambda done: _evaluate_between(recipe, model, done, job.stop),
+        job.stop,
     )
-    if start < recipe.SOLVER.MAX_ITER:
-        trainer.train()
+    found = last_checkpoint(job.output_dir) if job.resume else None
+    if found is not None:
+        content = read_to_continue(found, TORCHVISION)
+        warn_of_other_trunk(content.get("trunk", {}).get("digest"), job.trunk.digest)
+        restore_detector(model, content["model"], found)
+        trainer.resume(content)
+        logger.info("resumed from %s after %d iterations", found, trainer.start)
+    trainer.train()
     return model
 
 
-def _evaluate_between(recipe: Recipe, model: Detector, done: int) -> dict[str, float]:
+def _evaluate_between(recipe: Recipe, model: Detector, done: int, stop: Stop) -> dict[str, float]:
     numbers: dict[str, float] = {}
     for name in dataset_names(recipe.DATASETS.TEST):
-        predictions = predict(recipe, model, name)
+        predictions = predict(recipe, model, name, stop)
         if is_main_process():
             dataset, masks = get_detection_dataset(name), recipe.MODEL.MASK_ON
             found = headline(evaluate(dataset, predictions, masks, recipe.TRANSFER.EVALUATOR).metrics)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ssl_loc.transfer.datasets import get_detection_datasets, require_masks
+from ssl_loc.data.workers import WorkerSetup
+from ssl_loc.transfer.datasets import get_detection_datasets, require_masks, require_polygons
 from ssl_loc.transfer.recipe import Recipe, dataset_names
 from ssl_loc.transfer.sampling import Slot, TrainingBatches, without_empty
 from ssl_loc.transfer.torchvision_engine.mapper import Example, Mapper
@@ -16,6 +18,8 @@ from ssl_loc.utils.comm import get_rank, get_world_size
 from ssl_loc.utils.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
+
+Batches = Generator[list[Example], None, None]
 
 
 class Records(Dataset):
@@ -46,6 +50,8 @@ def training_records(recipe: Recipe) -> list[dict[str, Any]]:
         )
     if recipe.MODEL.MASK_ON:
         require_masks(dataset)
+        if recipe.INPUT.MASK_FORMAT == "polygon":
+            require_polygons(dataset)
     records = dataset.dicts
     if recipe.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
         kept = without_empty(records)
@@ -58,8 +64,8 @@ def training_records(recipe: Recipe) -> list[dict[str, Any]]:
     return records
 
 
-def training_loader(recipe: Recipe, records: list[dict[str, Any]], start: int = 0) -> Iterator[list[Example]]:
-    """Endless batches of this process, from batch ``start`` on."""
+def training_loader(recipe: Recipe, records: list[dict[str, Any]], start: int = 0) -> Batches:
+    """Endless batches of this process, from batch ``start`` on; ``close()`` ends the loader's processes."""
     world = get_world_size()
     if recipe.SOLVER.IMS_PER_BATCH % world:
         raise ConfigError(
@@ -74,13 +80,25 @@ def training_loader(recipe: Recipe, records: list[dict[str, Any]], start: int = 
         recipe.DATALOADER.ASPECT_RATIO_GROUPING,
         start,
     )
+    return _endless(Records(records, Mapper.from_recipe(recipe, training=True)), batches, recipe.DATALOADER.NUM_WORKERS)
+
+
+def _endless(images: Records, batches: TrainingBatches, workers: int) -> Batches:
+    setup = WorkerSetup()
     loader = DataLoader(
-        Records(records, Mapper.from_recipe(recipe, training=True)),
+        images,
         batch_sampler=batches,
-        num_workers=recipe.DATALOADER.NUM_WORKERS,
+        num_workers=workers,
         collate_fn=list,
+        worker_init_fn=setup,
+        # A generator of its own: making the iterator would otherwise draw from the one that samples anchors.
+        generator=torch.Generator(),
     )
-    return ([checked(example) for example in batch] for batch in loader)
+    try:
+        for batch in loader:
+            yield [checked(example) for example in batch]
+    finally:
+        setup.end()
 
 
 def test_loader(recipe: Recipe, records: list[dict[str, Any]]) -> DataLoader:
@@ -91,6 +109,8 @@ def test_loader(recipe: Recipe, records: list[dict[str, Any]]) -> DataLoader:
         sampler=slots,  # type: ignore[arg-type]
         batch_size=None,
         num_workers=recipe.DATALOADER.NUM_WORKERS,
+        worker_init_fn=WorkerSetup(),
+        generator=torch.Generator(),
     )
 
 

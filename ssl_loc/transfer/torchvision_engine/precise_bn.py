@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ssl_loc.utils.comm import all_reduce_mean, is_distributed, is_main_process
+from ssl_loc.utils.comm import is_main_process
 from ssl_loc.utils.progress import progress_bar
 
 
@@ -65,18 +65,6 @@ def precise_bn(model: nn.Module, step: Callable[[], object], iterations: int) ->
             layer.running_mean.copy_(total.mean)  # type: ignore[union-attr]
             layer.running_var.copy_(total.square - total.mean.square())  # type: ignore[union-attr]
     return len(layers)
-
-
-@torch.no_grad()
-def average_statistics(model: nn.Module) -> None:
-    """Give every process the mean of all processes' running statistics (plain BN drifts apart)."""
-    if not is_distributed():
-        return
-    for module in model.modules():
-        if isinstance(module, _BatchNorm):
-            for buffer in (module.running_mean, module.running_var):
-                if buffer is not None:
-                    buffer.copy_(all_reduce_mean(buffer))
 
 
 def _progress(iterations: int) -> Iterator[int]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ssl_loc.transfer.predictions import ImagePrediction, encode_masks
 from ssl_loc.transfer.recipe import Recipe
+from ssl_loc.transfer.stop import Stop
 from ssl_loc.transfer.torchvision_engine.loader import checked, test_loader
 from ssl_loc.transfer.torchvision_engine.mapper import Example
 from ssl_loc.transfer.torchvision_engine.model import Detector
@@ -17,15 +18,24 @@ from ssl_loc.utils.progress import progress_bar
 
 
 @torch.no_grad()
-def predict_dataset(recipe: Recipe, model: Detector, name: str, records: list[dict[str, Any]]) -> list[ImagePrediction]:
-    """Predictions of every record, in the records' order, on the main process; an empty list on the others."""
-    was_training = model.training
+def predict_dataset(
+    recipe: Recipe, model: Detector, name: str, records: list[dict[str, Any]], stop: Stop | None = None
+) -> list[ImagePrediction]:
+    """Predictions of every record, in the records' order, on the main process; an empty list on the others.
+
+    Raises:
+        RunStopped: ``stop`` asked for it.
+    """
+    was_training, stop = model.training, stop or Stop()
     model.eval()
-    mine = [
-        predict_image(model, checked(example))
-        for example in progress_bar(test_loader(recipe, records), desc=f"testing on {name}", show=is_main_process())
-    ]
+    mine: list[ImagePrediction] = []
+    show = is_main_process()
+    for example in progress_bar(test_loader(recipe, records), desc=f"testing on {name}", unit="image", show=show):
+        if stop.signal:
+            break
+        mine.append(predict_image(model, checked(example)))
     model.train(was_training)
+    stop.check(model.device)
     shares = all_gather_object(mine)
     if not is_main_process():
         return []
