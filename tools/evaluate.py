@@ -1,16 +1,18 @@
 #!/usr/bin/env python
-"""Run evaluation protocols on weights: a json per protocol and weights, and one comparison table."""
+"""Run evaluation protocols on weights or maps: a json per protocol and weights, and one comparison table."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 
-from ssl_loc.evaluation import EVALUATOR_REGISTRY, EvalData, open_weights
+from ssl_loc.evaluation import EVALUATOR_REGISTRY, EvalData, open_maps, open_weights
 from ssl_loc.evaluation.options import load_options
 from ssl_loc.evaluation.runner import read_results, run_protocols, terminal_table, write_comparison
+from ssl_loc.evaluation.saliency_maps import errors_table
 from ssl_loc.evaluation.weights import unique_labels
 from ssl_loc.utils.cli import run_tool
+from ssl_loc.utils.errors import ConfigError
 from ssl_loc.utils.logger import setup_logger
 
 EXAMPLES = """
@@ -26,6 +28,8 @@ examples:
       --data folder:photos --masks folder:maps --out output/eval
   # Classification from frozen features; also takes exported backbones. photos/ has train/<class>/ and val/<class>/.
   python tools/evaluate.py --protocol knn,linear --weights backbone.pth --data photos --out output/eval
+  # How good are saliency maps? Folders of maps (any producer) against masks, by name; the first one is the reference.
+  python tools/evaluate.py --protocol saliency --maps RBD=maps/rbd maps/mc --masks folder:masks --out output/maps
   # Options of a protocol (see its file), from the command line or from a yaml in configs/eval.
   python tools/evaluate.py --protocol grounding --weights output/cast --data folder:photos --masks folder:maps \\
       --out output/eval --set GROUNDING.THRESHOLD 0.4 SIZE 96
@@ -42,14 +46,18 @@ def parse_args() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--protocol", required=True, metavar="P[,P]", help="protocols, separated by commas")
-    parser.add_argument(
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
         "--weights",
-        required=True,
         nargs="+",
+        default=[],
         metavar="[LABEL=]F",
         help="run folders, checkpoints, exported backbones, or random:CONFIG",
     )
-    parser.add_argument("--data", required=True, metavar="D", help="dataset, or a folder with train/ and val/ classes")
+    what.add_argument("--maps", nargs="+", default=[], metavar="[LABEL=]DIR", help="folders of saliency maps")
+    parser.add_argument(
+        "--data", default="", metavar="D", help="dataset, or a folder with train/ and val/ classes (maps: optional)"
+    )
     parser.add_argument("--masks", default="ground_truth", metavar="M", help="ground_truth (default) or folder:DIR")
     parser.add_argument("--out", required=True, metavar="DIR", help="results/*.json and comparison.csv go here")
     parser.add_argument("--config-file", metavar="F", help="yaml with protocol options (configs/eval)")
@@ -64,12 +72,19 @@ def main() -> None:
     names = [name.strip() for name in args.protocol.split(",") if name.strip()]
     for name in names:
         EVALUATOR_REGISTRY.get(name)
+    if args.weights and not args.data:
+        raise ConfigError("--weights needs --data; expected a dataset, or a folder with train/ and val/ (see --help)")
     data = EvalData(args.data, args.masks, options.LIMIT)
-    weights = unique_labels([open_weights(given, options.DEVICE) for given in args.weights])
+    weights = [open_weights(given, options.DEVICE) for given in args.weights]
+    weights = unique_labels(weights + [open_maps(given) for given in args.maps])
     run_protocols(names, weights, data, options, args.out)
     results = read_results([args.out])
     table = write_comparison(results, args.out)
     print(f"\n{terminal_table(results)}\n")
+    if args.maps:
+        from ssl_loc.visualization.map_curves import write_map_curves
+
+        print(f"{errors_table(results)}\n\nwrote {write_map_curves(results, args.out)}\n")
     logging.getLogger(__name__).info("comparison of everything in %s: %s", args.out, table)
 
 

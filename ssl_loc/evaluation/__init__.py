@@ -1,8 +1,19 @@
 """Protocols that turn frozen weights into numbers, each with a name and a version."""
 
-from ssl_loc.evaluation import grounding, knn, linear  # registers
+from ssl_loc.evaluation import grounding, knn, linear, saliency_maps  # registers
 from ssl_loc.evaluation.build import EVALUATOR_REGISTRY
 from ssl_loc.evaluation.data import EvalData
+from ssl_loc.evaluation.map_folders import open_maps
 from ssl_loc.evaluation.weights import Weights, open_weights
 
-__all__ = ["EVALUATOR_REGISTRY", "EvalData", "Weights", "grounding", "knn", "linear", "open_weights"]
+__all__ = [
+    "EVALUATOR_REGISTRY",
+    "EvalData",
+    "Weights",
+    "grounding",
+    "knn",
+    "linear",
+    "open_maps",
+    "open_weights",
+    "saliency_maps",
+]

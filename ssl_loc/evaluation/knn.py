@@ -88,6 +88,7 @@ class KNN:
 
     def check_weights(self, weights: Weights) -> None:
         """Every kind of weights has a trunk."""
+        weights.require_trunk()
 
     def check_data(self, data: EvalData) -> None:
         """A training and a test part with class labels."""

@@ -166,6 +166,7 @@ class LinearProbe:
 
     def check_weights(self, weights: Weights) -> None:
         """Every kind of weights has a trunk."""
+        weights.require_trunk()
 
     def check_data(self, data: EvalData) -> None:
         """A training and a test part with class labels."""

@@ -18,6 +18,8 @@ from ssl_loc.modeling import Backbone, Method, build_backbone_from_description, 
 from ssl_loc.utils.errors import ConfigError, WeightsError
 
 RANDOM = "random:"
+# Kind of a folder of saliency maps that is evaluated in the place of weights (evaluation/map_folders.py).
+MAPS = "maps"
 
 
 @dataclass
@@ -48,7 +50,8 @@ class Weights:
     Attributes:
         path: the file, or "random:CONFIG" for a fresh initialisation from that config.
         label: short name for tables and pictures.
-        kind: "checkpoint" (whole method), "backbone" (exported trunk) or "random" (whole method, untrained).
+        kind: "checkpoint" (whole method), "backbone" (exported trunk) or "random" (whole method, untrained),
+            or "maps" (no weights at all: a folder of saliency maps).
         digest: names the file's content in every result.
         cfg: config of the run that made it, where known.
         cache: features already computed, by what they are of (see evaluation/features.py).
@@ -68,8 +71,19 @@ class Weights:
         """Side of the views the weights were trained on, in px."""
         return default if self.cfg is None else int(self.cfg.AUGMENT.SIZE)
 
+    def require_maps(self) -> None:
+        """Raise WeightsError unless this is a folder of saliency maps."""
+        if self.kind != MAPS:
+            raise WeightsError(f"{self.path} is no folder of maps; this protocol takes --maps DIR instead of --weights")
+
+    def require_trunk(self) -> None:
+        """Raise WeightsError unless this is a network."""
+        if self.kind == MAPS:
+            raise WeightsError(f"{self.path} is a folder of maps; this protocol needs a network (--weights)")
+
     def require_method(self) -> None:
         """Raise WeightsError unless the file holds the whole method."""
+        self.require_trunk()
         if self.cfg is None or self.kind == "backbone":
             raise WeightsError(
                 f"{self.path} is an exported backbone, which has no head and no momentum encoder; this protocol needs "

@@ -23,7 +23,7 @@ LEVELS = 256
 BETA2 = 0.3
 # Resamples of the bootstrap: the standard error itself is then known to about 2 %.
 SAMPLES = 1000
-METRICS = ("max_f", "adaptive_f", "mean_f", "iou", "mae", "max_f_per_image")
+METRICS = ("max_f", "adaptive_f", "mean_f", "iou", "mae", "max_f_per_image", "adaptive_f_per_image")
 
 
 def f_measure(precision: np.ndarray, recall: np.ndarray, beta2: float = BETA2) -> np.ndarray:
@@ -68,13 +68,14 @@ class ImageScore:
 
     Attributes:
         precision, recall: float64 (256,), at the thresholds 0..255.
-        adaptive_f, iou: at the adaptive threshold.
+        adaptive_precision, adaptive_recall, iou: at the adaptive threshold.
         mae: mean absolute difference of map and mask.
     """
 
     precision: np.ndarray
     recall: np.ndarray
-    adaptive_f: float
+    adaptive_precision: float
+    adaptive_recall: float
     iou: float
     mae: float
 
@@ -109,7 +110,8 @@ def score_map(saliency: np.ndarray, mask: np.ndarray, *, stretch: bool = False) 
     return ImageScore(
         precision,
         recall,
-        adaptive_f=float(f_measure(precision[level], recall[level])),
+        adaptive_precision=float(precision[level]),
+        adaptive_recall=float(recall[level]),
         iou=float(right[level] / (predicted[level] + objects - right[level])),
         mae=error / (255 * grey.size),
     )
@@ -122,14 +124,15 @@ class MapScores:
     Attributes:
         names: the images.
         precision, recall: float32 (N, 256).
-        adaptive_f, iou, mae: float64 (N,).
+        adaptive_precision, adaptive_recall, iou, mae: float64 (N,).
         without_object: images left out because their mask is empty.
     """
 
     names: list[str]
     precision: np.ndarray
     recall: np.ndarray
-    adaptive_f: np.ndarray
+    adaptive_precision: np.ndarray
+    adaptive_recall: np.ndarray
     iou: np.ndarray
     mae: np.ndarray
     without_object: list[str] = field(default_factory=list)
@@ -148,7 +151,8 @@ class MapScores:
             [name for name, _ in good],
             np.array([s.precision for _, s in good], dtype=np.float32),
             np.array([s.recall for _, s in good], dtype=np.float32),
-            np.array([s.adaptive_f for _, s in good]),
+            np.array([s.adaptive_precision for _, s in good]),
+            np.array([s.adaptive_recall for _, s in good]),
             np.array([s.iou for _, s in good]),
             np.array([s.mae for _, s in good]),
             [name for name, score in scores if score is None],
@@ -161,8 +165,15 @@ class MapScores:
         """The scores of ``names``, in that order."""
         at = {name: i for i, name in enumerate(self.names)}
         rows = np.array([at[name] for name in names], dtype=np.int64)
-        curves = self.precision[rows], self.recall[rows]
-        return MapScores(list(names), *curves, self.adaptive_f[rows], self.iou[rows], self.mae[rows])
+        adaptive = self.adaptive_precision[rows], self.adaptive_recall[rows]
+        return MapScores(
+            list(names), self.precision[rows], self.recall[rows], *adaptive, self.iou[rows], self.mae[rows]
+        )
+
+    @property
+    def adaptive_f(self) -> np.ndarray:
+        """F-measure of each image at its adaptive threshold, float64 (N,)."""
+        return f_measure(self.adaptive_precision, self.adaptive_recall)
 
     def curve(self) -> tuple[np.ndarray, np.ndarray]:
         """Precision and recall averaged over images, float64 (256,) each, at the thresholds 0..255."""
@@ -182,8 +193,9 @@ class MapScores:
 def weighted_metrics(scores: MapScores, counts: np.ndarray) -> dict[str, np.ndarray]:
     """Every metric for each way of weighting the images.
 
-    max_f and mean_f are the maximum and the mean over thresholds of F(averaged P, averaged R), the habit of the
-    benchmark; max_f_per_image is the maximum of the F-measures averaged over images.
+    The habit of the benchmark is to average precision and recall over images and to take F of the averages: max_f and
+    mean_f are its maximum and mean over thresholds, adaptive_f its value at each image's adaptive threshold. The names
+    with _per_image average the F-measures of the images instead; they are lower, and not comparable with the others.
 
     Args:
         scores: N images.
@@ -197,11 +209,12 @@ def weighted_metrics(scores: MapScores, counts: np.ndarray) -> dict[str, np.ndar
     f = f_measure(weights @ precision, weights @ recall)
     return {
         "max_f": f.max(axis=1),
-        "adaptive_f": weights @ scores.adaptive_f,
+        "adaptive_f": f_measure(weights @ scores.adaptive_precision, weights @ scores.adaptive_recall),
         "mean_f": f.mean(axis=1),
         "iou": weights @ scores.iou,
         "mae": weights @ scores.mae,
         "max_f_per_image": (weights @ f_measure(precision, recall)).max(axis=1),
+        "adaptive_f_per_image": weights @ scores.adaptive_f,
     }
 
 

@@ -34,7 +34,7 @@ def slow(grey: np.ndarray, mask: np.ndarray) -> dict[str, object]:
     curve = [at(t / 255)[:2] for t in range(256)]
     p, r, iou = at(min(1.0, 2 * sum(s for s, _ in pixels) / len(pixels)))
     mae = sum(abs(s - g) for s, g in pixels) / len(pixels)
-    return {"curve": curve, "adaptive_f": f(p, r), "iou": iou, "mae": mae}
+    return {"curve": curve, "adaptive": (p, r), "adaptive_f": f(p, r), "iou": iou, "mae": mae}
 
 
 def photo(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -50,7 +50,7 @@ def test_one_image_equals_the_slow_form() -> None:
         grey, mask = photo(rng)
         fast, want = score_map(grey, mask), slow(grey, mask)
         np.testing.assert_allclose(np.stack([fast.precision, fast.recall], 1), want["curve"], atol=1e-12)
-        assert fast.adaptive_f == pytest.approx(want["adaptive_f"], abs=1e-12)
+        assert (fast.adaptive_precision, fast.adaptive_recall) == pytest.approx(want["adaptive"], abs=1e-12)
         assert fast.iou == pytest.approx(want["iou"], abs=1e-12)
         assert fast.mae == pytest.approx(want["mae"], abs=1e-12)
 
@@ -68,7 +68,9 @@ def test_many_images_equal_the_slow_form() -> None:
         "max_f": f.max(),
         "mean_f": f.mean(),
         "max_f_per_image": each.mean(0).max(),
-        **{k: np.mean([s[k] for s in slows]) for k in ("adaptive_f", "iou", "mae")},
+        "adaptive_f": float(f_measure(*np.mean([s["adaptive"] for s in slows], axis=0))),
+        "adaptive_f_per_image": np.mean([s["adaptive_f"] for s in slows]),
+        **{k: np.mean([s[k] for s in slows]) for k in ("iou", "mae")},
     }
     assert scores.metrics() == pytest.approx(want, abs=1e-6)
     assert set(want) == set(METRICS)
@@ -79,16 +81,16 @@ def test_cases_by_hand() -> None:
     mask[:, :2] = True
     perfect = score_map(mask.astype(np.float32), mask)
     # Mean .5, so the threshold is 1: exactly the object.
-    assert (perfect.adaptive_f, perfect.iou, perfect.mae) == (1.0, 1.0, 0.0)
+    assert (perfect.adaptive_precision, perfect.adaptive_recall, perfect.iou, perfect.mae) == (1.0, 1.0, 1.0, 0.0)
     assert perfect.precision[0] == 0.5 and perfect.precision[1:].tolist() == [1.0] * 255
     black = score_map(np.zeros((4, 4)), mask)
     # 2 x mean is 0 and every pixel is at least 0, yet a black map must not count as a white one.
-    assert (black.iou, black.adaptive_f, black.mae) == (0.0, 0.0, 0.5)
+    assert (black.iou, black.adaptive_recall, black.mae) == (0.0, 0.0, 0.5)
     assert black.precision[1:].sum() == 0 and black.recall[1:].sum() == 0
     white = score_map(np.full((4, 4), 255, dtype=np.uint8), mask)
     assert (white.iou, white.mae, white.recall.min()) == (0.5, 0.5, 1.0)
     half = score_map(mask * 0.4 + 0.1, mask)  # 2 x mean = .6 (26 + 128 levels): above every value
-    assert (half.iou, half.adaptive_f) == (0.0, 0.0)
+    assert (half.iou, half.adaptive_recall) == (0.0, 0.0)
     stretched = score_map(mask * 0.4 + 0.1, mask, stretch=True)
     assert (stretched.iou, stretched.mae) == (1.0, 0.0)
 
@@ -140,8 +142,8 @@ def many(seed: int, images: int, skill: float) -> MapScores:
 def test_bootstrap_error_of_a_mean_is_the_textbook_one() -> None:
     scores = many(0, 80, 0.3)
     errors = scores.standard_errors(samples=4000, seed=3)
-    for name in ("mae", "iou", "adaptive_f"):
-        textbook = getattr(scores, name).std() / np.sqrt(80)
+    for name, each in (("mae", scores.mae), ("iou", scores.iou), ("adaptive_f_per_image", scores.adaptive_f)):
+        textbook = each.std() / np.sqrt(80)
         assert errors[name] == pytest.approx(textbook, rel=0.05)
     assert scores.standard_errors(seed=5) == scores.standard_errors(seed=5) != scores.standard_errors(seed=6)
 
@@ -167,4 +169,4 @@ def test_paired_differences_use_the_common_images_and_the_same_draws() -> None:
     nothing, _ = paired_differences(good, good)
     assert all(d.value == 0 and d.error == 0 for d in nothing.values())
     with pytest.raises(DataError, match="no image in common"):
-        paired_differences(good, MapScores(["x"], *(np.zeros((1, 256)),) * 2, *(np.zeros(1),) * 3))
+        paired_differences(good, MapScores(["x"], *(np.zeros((1, 256)),) * 2, *(np.zeros(1),) * 4))
