@@ -90,20 +90,25 @@ def walk(affinity: np.ndarray, border: np.ndarray, kept: np.ndarray) -> np.ndarr
     Where the times leave much at middle values, stays are weighted by how rarely an endless walk comes by (paper,
     section 4.2).
     """
-    times = visits(affinity, border, kept)
-    found = stretch(times.sum(axis=1))
+    rarity = 1 / affinity[kept].sum(axis=1)
+    plain, weighted = expected_stay(affinity, border, kept, np.stack([np.ones_like(rarity), rarity], axis=1)).T
+    found = stretch(plain)
     if middle_mass(found) >= CLEAR_SCORE:
-        rarity = 1 / affinity[kept].sum(axis=1)
-        found = stretch(times @ (rarity / rarity.sum()))
+        found = stretch(weighted)
     scores = np.zeros(len(affinity))
     scores[kept] = found
     return scores
 
 
-def visits(affinity: np.ndarray, border: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """Expected visits to each kept region from each, until absorbed: (I - Q)^-1, for m kept regions (m, m).
+def expected_stay(affinity: np.ndarray, border: np.ndarray, kept: np.ndarray, worth: np.ndarray) -> np.ndarray:
+    """What a walk from each kept region collects until it is absorbed: (I - Q)^-1 worth, (m, k) for m kept regions.
 
     Each border region has an absorbing double. Regions that are not kept absorb as well (published code).
+
+    Args:
+        affinity: (n, n).
+        border, kept: bool (n,).
+        worth: (m, k), collected at each visit; ones give the number of steps.
 
     Raises:
         SolveFailed: some region never gets to the border.
@@ -111,7 +116,7 @@ def visits(affinity: np.ndarray, border: np.ndarray, kept: np.ndarray) -> np.nda
     total = affinity.sum(axis=1) + affinity[:, border].sum(axis=1)
     chain = np.eye(int(kept.sum())) - (affinity / total[:, None])[np.ix_(kept, kept)]
     try:
-        return np.linalg.inv(chain)
+        return np.linalg.solve(chain, worth)
     except np.linalg.LinAlgError as error:
         raise SolveFailed(f"mc found no solution for this image ({error}); use another estimator for it") from None
 
