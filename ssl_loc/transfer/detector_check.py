@@ -30,8 +30,8 @@ FUNCTION_KEYS = (
     *(f"MODEL.ROI_BOX_HEAD.POOLER_{name}" for name in ("RESOLUTION", "TYPE", "SAMPLING_RATIO")),
 )
 _MASK_KEYS = tuple(f"MODEL.ROI_MASK_HEAD.POOLER_{name}" for name in ("RESOLUTION", "TYPE", "SAMPLING_RATIO"))
-# Old detectron2 files hold these as tensors.
-_CONSTANTS = {"pixel_mean": "MODEL.PIXEL_MEAN", "pixel_std": "MODEL.PIXEL_STD"}
+# Old detectron2 files hold these keys of MODEL as tensors.
+_CONSTANTS = {"pixel_mean": "PIXEL_MEAN", "pixel_std": "PIXEL_STD"}
 # detectron2's own trainer writes its whole config here, beside the weights.
 _CONFIG = "config.yaml"
 
@@ -45,7 +45,9 @@ def open_detector(path: str | Path, recipe: Recipe) -> DetectorFile:
             TRANSFER.ALLOW_NONSTANDARD turns it into a warning.
     """
     file = read_detector(path)
-    told, source = _told(file)
+    told = flat_config(stated_config(file))
+    beside = file.path.parent / _CONFIG
+    source = str(path) if "recipe" in file.about or not beside.is_file() else f"{path} (with its {_CONFIG})"
     if not told:
         logger.warning(
             "%s does not say how it was trained, so these keys of the recipe are taken at their word: %s",
@@ -74,30 +76,37 @@ def check_detector(recipe: Recipe, told: Mapping[str, Any], source: str) -> None
         logger.warning("allowed by TRANSFER.ALLOW_NONSTANDARD: %s", problem)
 
 
-def _told(file: DetectorFile) -> tuple[dict[str, Any], str]:
-    """({full key: value}, who says so)."""
+def stated_config(file: DetectorFile) -> dict[str, Any]:
+    """What a file says about its training, nested: its recipe; else the config.yaml that detectron2's own trainer
+    writes beside it, and the pixel statistics that old files hold; {} if there is nothing."""
     recipe = file.about.get("recipe")
     if isinstance(recipe, Mapping):
-        return _flat(recipe), str(file.path)
-    stored = {
-        key: file.constants[name].flatten().tolist() for name, key in _CONSTANTS.items() if name in file.constants
-    }
-    beside = file.path.parent / _CONFIG
+        return dict(recipe)
+    content = _beside(file.path)
+    found = {name: file.constants[name].flatten().tolist() for name in _CONSTANTS if name in file.constants}
+    if found:
+        content["MODEL"] = {**content.get("MODEL", {}), **{_CONSTANTS[name]: value for name, value in found.items()}}
+    return content
+
+
+def _beside(path: Path) -> dict[str, Any]:
+    beside = path.parent / _CONFIG
     if not beside.is_file():
-        return stored, str(file.path)
+        return {}
     try:
         content = yaml.safe_load(beside.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         logger.warning("%s, beside the detector, cannot be read: %s", beside, " ".join(str(error).split()))
-        return stored, str(file.path)
+        return {}
     logger.info("%s says how the detector was trained", beside)
-    return {**(_flat(content) if isinstance(content, Mapping) else {}), **stored}, str(beside)
+    return content if isinstance(content, dict) else {}
 
 
-def _flat(node: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+def flat_config(node: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Nested mappings -> {full key: value}."""
     flat: dict[str, Any] = {}
     for key, value in node.items():
-        flat.update(_flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value})
+        flat.update(flat_config(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value})
     return flat
 
 
