@@ -51,7 +51,7 @@ def best_rectangle(saliency: np.ndarray, side: int = SEARCH_SIDE) -> Box | None:
     """Rectangle with the largest sum of S - .5 max(S), found on a map of at most ``side`` px by area averaging."""
     height, width = saliency.shape
     scale = min(1.0, side / max(height, width))
-    small = saliency.astype(np.float64)
+    small: np.ndarray = saliency.astype(np.float64)
     if scale < 1:
         size = max(1, round(width * scale)), max(1, round(height * scale))
         small = cv2.resize(small, size, interpolation=cv2.INTER_AREA)

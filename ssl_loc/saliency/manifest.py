@@ -6,7 +6,6 @@ integer fraction of it; 255 is salient.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from dataclasses import asdict, dataclass, field
@@ -19,6 +18,7 @@ from ssl_loc.saliency.journal import folder_lock, read_journals
 from ssl_loc.saliency.map_io import MAP_SUFFIX, read_map
 from ssl_loc.utils.errors import DataError
 from ssl_loc.utils.file_io import read_json, write_text
+from ssl_loc.utils.json_rows import json_with_rows
 from ssl_loc.utils.progress import progress_bar
 
 _LOGGER = logging.getLogger(__name__)
@@ -194,10 +194,8 @@ def _write(manifest: Manifest) -> None:
     content = {"format": FORMAT, "format_version": FORMAT_VERSION, "count": len(manifest.maps), **manifest.info()}
     content["unreadable_images"] = manifest.unreadable_images
     content["fields"] = list(MapEntry._fields)
-    # A map is a line: 100 thousand of them stay readable, and written in a second.
-    head = json.dumps(content, indent=2)
-    rows = ",\n".join(f"    {json.dumps(key)}: {json.dumps(list(entry))}" for key, entry in manifest.maps.items())
-    write_text(Path(manifest.root) / MANIFEST_NAME, f'{head[:-2]},\n  "maps": {{\n{rows}\n  }}\n}}\n')
+    rows = {key: list(entry) for key, entry in manifest.maps.items()}
+    write_text(Path(manifest.root) / MANIFEST_NAME, json_with_rows(content, "maps", rows))
 
 
 def known_entries(manifest: Manifest) -> tuple[dict[str, MapEntry], dict[str, str]]:
