@@ -103,9 +103,16 @@ def _below(start: Path) -> Iterator[Path]:
                     return
                 path = folder / entry.name
                 yield path
-                if entry.is_dir() and entry.name not in _FULL_FOLDERS and not entry.name.startswith("."):
+                if _is_folder(entry) and entry.name not in _FULL_FOLDERS and not entry.name.startswith("."):
                     folders.append(path)
         level = folders
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that we may not follow
+        return False
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

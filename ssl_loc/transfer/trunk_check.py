@@ -35,7 +35,7 @@ def check_trunk(recipe: Recipe, meta: Mapping[str, Any], random: bool = False) -
         ConfigError: one sentence with the key, its value, the expected value. TRANSFER.ALLOW_NONSTANDARD turns it
             into a warning.
     """
-    problems = [*_pixel_problems(recipe, meta), *_structure_problems(recipe, meta)]
+    problems = [*_pixel_problems(recipe, meta), *_structure_problems(recipe, meta, random)]
     frozen_at = recipe.MODEL.BACKBONE.FREEZE_AT
     if frozen_at > 0:
         problems.append(
@@ -76,7 +76,7 @@ def _pixel_problems(recipe: Recipe, meta: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def _structure_problems(recipe: Recipe, meta: Mapping[str, Any]) -> list[str]:
+def _structure_problems(recipe: Recipe, meta: Mapping[str, Any], random: bool) -> list[str]:
     resnets = recipe.MODEL.RESNETS
     problems = []
     if resnets.STRIDE_IN_1X1 != bool(meta.get("stride_in_1x1", False)):
@@ -86,10 +86,10 @@ def _structure_problems(recipe: Recipe, meta: Mapping[str, Any]) -> list[str]:
         )
     if resnets.NORM not in BATCH_NORMS:
         problems.append(f"MODEL.RESNETS.NORM is {resnets.NORM!r}; expected one of {', '.join(BATCH_NORMS)}")
-    return problems + _size_problems(recipe, meta)
+    return problems + _size_problems(recipe, meta, random)
 
 
-def _size_problems(recipe: Recipe, meta: Mapping[str, Any]) -> list[str]:
+def _size_problems(recipe: Recipe, meta: Mapping[str, Any], random: bool) -> list[str]:
     """Depth and widths at once, with the words that correct them: one key corrected would only lead to the next."""
     resnets, depth = recipe.MODEL.RESNETS, depth_of(meta)
     wrong = {}
@@ -105,7 +105,8 @@ def _size_problems(recipe: Recipe, meta: Mapping[str, Any]) -> list[str]:
     right = " ".join(f"{key} {value}" for key, (_, value) in wrong.items())
     kind = "a ResNet" if depth is None else f"a ResNet-{depth}"
     sizes = ", ".join(f"{key} {channels}" for key, channels in widths_of(meta).items())
-    return [f"{given} but the weights hold {kind}{f' ({sizes})' if sizes else ''}: add {right} to the command"]
+    source = "TRANSFER.BACKBONE.KWARGS describes" if random else "the weights hold"
+    return [f"{given} but {source} {kind}{f' ({sizes})' if sizes else ''}: add {right} to the command"]
 
 
 def depth_of(meta: Mapping[str, Any]) -> int | None:

@@ -128,9 +128,7 @@ RULES: dict[str, Rule] = {
     ),
     "FLOAT32_PRECISION": _choice("", "highest", "high", "medium"),
     "TRANSFER.LOG_PERIOD": _COUNT,
-    "MODEL.DEVICE": Rule(
-        "cpu, cuda or cuda:0", lambda v: re.fullmatch(r"cpu|cuda(:\d+)?|mps|xpu(:\d+)?", v) is not None
-    ),
+    "MODEL.DEVICE": Rule("cpu, cuda or cuda:0", lambda v: re.fullmatch(r"cpu|cuda(:\d+)?", v) is not None),
     "MODEL.PIXEL_MEAN": _numbers(3, Rule("on the 0-255 scale", lambda v: _number(v) and 0 <= v <= 255)),
     "MODEL.PIXEL_STD": _numbers(3, _POSITIVE),
     "MODEL.BACKBONE.NAME": _choice(*ARCHITECTURES),
@@ -176,6 +174,7 @@ RULES: dict[str, Rule] = {
     **_under(
         "MODEL.ROI_HEADS",
         {
+            "NAME": _choice("Res5ROIHeads", "Res5ROIHeadsExtraNorm", "StandardROIHeads"),
             "NUM_CLASSES": _COUNT,
             "IN_FEATURES": _MAPS,
             "IOU_THRESHOLDS": _some("numbers between 0 and 1", _FRACTION.holds),
@@ -346,6 +345,13 @@ def _check_anchor_rows(values: Mapping[str, Any]) -> None:
 def _check_solver(values: Mapping[str, Any]) -> None:
     if values["SOLVER.NESTEROV"] and not values["SOLVER.MOMENTUM"]:
         raise ConfigError("SOLVER.NESTEROV is True with SOLVER.MOMENTUM 0; expected a momentum above 0, or False")
+    if values["SOLVER.LR_SCHEDULER_NAME"] == "WarmupStepWithFixedGammaLR":
+        decays, length = values["SOLVER.NUM_DECAYS"], values["SOLVER.MAX_ITER"]
+        if decays >= length:
+            raise ConfigError(
+                f"SOLVER.NUM_DECAYS is {decays} with SOLVER.LR_SCHEDULER_NAME 'WarmupStepWithFixedGammaLR' and "
+                f"SOLVER.MAX_ITER {length}; expected fewer decays than iterations"
+            )
     rate, end = values["SOLVER.BASE_LR"], values["SOLVER.BASE_LR_END"]
     if end > rate:
         raise ConfigError(
@@ -359,7 +365,10 @@ def _check_pyramid(values: Mapping[str, Any]) -> None:
         return
     names = list(values["MODEL.FPN.IN_FEATURES"])
     if not names or names != [level for level in _LEVELS if level in names]:
-        raise ConfigError(f"MODEL.FPN.IN_FEATURES is {names}; expected levels among {', '.join(_LEVELS)}, in order")
+        raise ConfigError(
+            f"MODEL.FPN.IN_FEATURES is {names} with MODEL.BACKBONE.NAME {values['MODEL.BACKBONE.NAME']!r}; expected "
+            f"levels among {', '.join(_LEVELS)}, in order"
+        )
     if names != list(_LEVELS[_LEVELS.index(names[0]) :][: len(names)]):
         raise ConfigError(f"MODEL.FPN.IN_FEATURES is {names}; expected neighbouring levels, without a gap")
     box = "MODEL.ROI_BOX_HEAD"

@@ -124,15 +124,15 @@ def check_levels(cfg: CfgNode, shape: TrunkShape) -> None:
     """The maps that RPN and box heads ask for exist; levels of a pyramid are named by stride ("p3" has stride 8)."""
     if "fpn" in cfg.MODEL.BACKBONE.NAME:
         steps = [int(math.log2(shape.stride(level))) for level in cfg.MODEL.FPN.IN_FEATURES]
-        there = [f"p{step}" for step in [*steps, steps[-1] + 1]]
+        there, source = [f"p{step}" for step in [*steps, steps[-1] + 1]], "MODEL.FPN.IN_FEATURES"
     else:
-        there = list(cfg.MODEL.RESNETS.OUT_FEATURES)
+        there, source = list(cfg.MODEL.RESNETS.OUT_FEATURES), "MODEL.RESNETS.OUT_FEATURES"
     for key, wanted in (("RPN", cfg.MODEL.RPN.IN_FEATURES), ("ROI_HEADS", cfg.MODEL.ROI_HEADS.IN_FEATURES)):
         absent = [level for level in wanted if level not in there]
         if absent:
             raise ConfigError(
                 f"MODEL.{key}.IN_FEATURES names {', '.join(absent)}, but with this trunk (stem {shape.stem!r}, levels "
-                f"named by stride) the maps are {', '.join(there)}; correct the key"
+                f"named by stride) the maps are {', '.join(there)}; correct the key or {source}"
             )
 
 

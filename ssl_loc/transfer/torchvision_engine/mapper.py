@@ -159,7 +159,10 @@ def read_pil(record: dict[str, Any]) -> Image.Image:
 
 
 def resized(height: int, width: int, short: int, longest: int) -> tuple[int, int]:
-    """Size (h, w) with short side ``short``, or smaller so that the long side is at most ``longest``; rounded."""
+    """Size (h, w) with short side ``short``, or smaller so that the long side is at most ``longest``; rounded. As in
+    detectron2, a short side of 0 leaves the image as it is."""
+    if short == 0:
+        return height, width
     scale = short / min(height, width)
     new_height, new_width = (short, scale * width) if height < width else (scale * height, short)
     if max(new_height, new_width) > longest:

@@ -128,7 +128,8 @@ def build_detector(recipe: Recipe, description: dict[str, Any]) -> Detector:
     channels = trunk.channels["res4"] if c4 else recipe.MODEL.FPN.OUT_CHANNELS
     for key, names in (("RPN", recipe.MODEL.RPN.IN_FEATURES), ("ROI_HEADS", recipe.MODEL.ROI_HEADS.IN_FEATURES)):
         if unknown := [name for name in names if name not in strides]:
-            raise ConfigError(f"MODEL.{key}.IN_FEATURES names {unknown}; this trunk gives {', '.join(strides)}")
+            source = "this trunk" if c4 else f"MODEL.FPN.IN_FEATURES {list(recipe.MODEL.FPN.IN_FEATURES)}"
+            raise ConfigError(f"MODEL.{key}.IN_FEATURES names {unknown}; {source} gives {', '.join(strides)}")
     rpn = RPN.from_recipe(recipe, channels, [strides[name] for name in recipe.MODEL.RPN.IN_FEATURES])
     heads = _roi_heads(recipe, trunk, channels, strides)
     freeze(trunk, recipe.MODEL.BACKBONE.FREEZE_AT)
@@ -175,7 +176,8 @@ def _check_widths(recipe: Recipe, trunk: Backbone) -> None:
         value = recipe.MODEL.RESNETS[key]
         if value not in (channels, defaults[key]):
             raise ConfigError(
-                f"MODEL.RESNETS.{key} is {value} but the trunk has {channels}; leave it out or correct it"
+                f"MODEL.RESNETS.{key} is {value} but the trunk (of the weights, or of TRANSFER.BACKBONE.KWARGS) has "
+                f"{channels}; leave it out or correct it"
             )
 
 
