@@ -27,6 +27,9 @@ examples:
       --engine torchvision DATASETS.TRAIN "('voc:/data/VOCdevkit:2007:trainval',)" \\
       DATASETS.TEST "('voc:/data/VOCdevkit:2007:test',)" SOLVER.MAX_ITER 100 SOLVER.STEPS "(80,)"
 
+  # look at recipe, weights and data first: seconds, all problems in one list, nothing written
+  tools/finetune_det.py --config-file ... --weights backbone.pth --dry-run
+
   # several GPUs, or processes on the CPU; SOLVER.IMS_PER_BATCH is the total
   tools/finetune_det.py --config-file ... --weights backbone.pth --num-gpus 8
 
@@ -73,7 +76,12 @@ def draw_report(folder: str) -> None:
 def main() -> int:
     args = parse()
     # Read here too, so that a wrong key is found before any process starts.
-    device = load_recipe(args.config_file, args.overrides).MODEL.DEVICE
+    recipe = load_recipe(args.config_file, args.overrides)
+    if args.dry_run:
+        from ssl_loc.transfer.dry_run import print_dry_run
+
+        return print_dry_run(recipe, args.weights, args.engine, args.eval_only, args.num_gpus)
+    device = recipe.MODEL.DEVICE
     from ssl_loc.engine import launch
     from ssl_loc.engine.signals import STATUS_BASE
 
@@ -90,22 +98,17 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES, formatter_class=form)
     what = "recipe in detectron2's key names (configs/detection)"
     parser.add_argument("--config-file", required=True, metavar="F", help=what)
-    parser.add_argument(
-        "--weights",
-        required=True,
-        metavar="W",
-        help="exported backbone; 'random' trains from scratch; with --eval-only a fine-tuned detector",
-    )
-    parser.add_argument(
-        "--engine",
-        choices=("auto", "detectron2", "torchvision"),
-        help="'auto' takes detectron2 if it is installed, else torchvision (default: the recipe's TRANSFER.ENGINE)",
-    )
+    what = "exported backbone; 'random' trains from scratch; with --eval-only a fine-tuned detector"
+    parser.add_argument("--weights", required=True, metavar="W", help=what)
+    what = "'auto' takes detectron2 if it is installed, else torchvision (default: the recipe's TRANSFER.ENGINE)"
+    parser.add_argument("--engine", choices=("auto", "detectron2", "torchvision"), help=what)
     parser.add_argument(
         "--num-gpus", type=int, default=0, metavar="N", help="processes on this machine (default: 1, or torchrun's)"
     )
     parser.add_argument("--seeds", default="", metavar="N", help=f"fine-tune repeatedly: {SEEDS_HELP}")
     parser.add_argument("--eval-only", action="store_true", help="evaluate the detector given as --weights")
+    what = "only check recipe, weights and data; exit status 1 if there is a problem"
+    parser.add_argument("--dry-run", action="store_true", help=what)
     parser.add_argument("--no-report", action="store_true", help="draw no report.html")
     parser.add_argument("--resume", action="store_true", help="continue the run in OUTPUT_DIR, if there is one")
     what = "recipe keys to change, e.g. SOLVER.BASE_LR 0.01"

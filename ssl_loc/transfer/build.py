@@ -85,6 +85,16 @@ class DetectionEngine(Protocol):
     def version(self) -> str:
         """Version of the library behind it; written beside every number."""
 
+    def problems(self, recipe: Recipe) -> list[str]:
+        """A sentence for each thing in a recipe that the engine cannot honour; needs neither weights nor data."""
+
+    def rehearse(self, job: TransferJob) -> str:
+        """Build the job's detector, fill in and verify its weights, write nothing; says what was loaded.
+
+        Raises:
+            UserError: recipe and weights make no detector.
+        """
+
     def run(self, job: TransferJob) -> dict[str, list[ImagePrediction]]:
         """Fine-tune (unless ``job.eval_only``) and predict every DATASETS.TEST set.
 

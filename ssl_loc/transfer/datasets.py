@@ -123,7 +123,11 @@ def get_detection_datasets(names: str | Sequence[str]) -> DetectionDataset:
     wanted = [names] if isinstance(names, str) else list(names)
     if not wanted:
         raise ConfigError("DATASETS.TRAIN names no dataset; give at least one, for example ('voc_2007_trainval',)")
-    parts = [get_detection_dataset(name) for name in wanted]
+    return join([get_detection_dataset(name) for name in wanted])
+
+
+def join(parts: Sequence[DetectionDataset]) -> DetectionDataset:
+    """Several datasets as one; raises :class:`ConfigError` unless their classes are equal, in the same order."""
     if len(parts) == 1:
         return parts[0]
     first = parts[0]

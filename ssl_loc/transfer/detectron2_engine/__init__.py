@@ -12,6 +12,7 @@ import importlib.util
 from ssl_loc.transfer.build import DETECTION_ENGINE_REGISTRY, TransferJob
 from ssl_loc.transfer.detectron2_engine.noise import quiet
 from ssl_loc.transfer.predictions import ImagePrediction
+from ssl_loc.transfer.recipe import Recipe
 
 # What the engine uses; each needs the compiled extension or what comes with it.
 _NEEDED = ("detectron2._C", "detectron2.config", "detectron2.modeling", "detectron2.engine")
@@ -44,6 +45,20 @@ class Detectron2Engine:
         import detectron2
 
         return str(detectron2.__version__)
+
+    def problems(self, recipe: Recipe) -> list[str]:
+        """See :class:`ssl_loc.transfer.build.DetectionEngine`."""
+        with quiet():
+            from ssl_loc.transfer.detectron2_engine.rehearsal import problems
+
+        return problems(recipe)
+
+    def rehearse(self, job: TransferJob) -> str:
+        """See :class:`ssl_loc.transfer.build.DetectionEngine`."""
+        with quiet():
+            from ssl_loc.transfer.detectron2_engine.rehearsal import rehearse
+
+        return rehearse(job)
 
     def run(self, job: TransferJob) -> dict[str, list[ImagePrediction]]:
         """See :class:`ssl_loc.transfer.build.DetectionEngine`."""

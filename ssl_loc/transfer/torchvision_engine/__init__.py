@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ssl_loc.transfer.build import DETECTION_ENGINE_REGISTRY, TransferJob
 from ssl_loc.transfer.predictions import ImagePrediction
+from ssl_loc.transfer.recipe import Recipe
 
 
 @DETECTION_ENGINE_REGISTRY.register(name="torchvision")
@@ -20,6 +21,18 @@ class TorchvisionEngine:
         import torchvision
 
         return str(torchvision.__version__)
+
+    def problems(self, recipe: Recipe) -> list[str]:
+        """See :class:`ssl_loc.transfer.build.DetectionEngine`."""
+        from ssl_loc.transfer.torchvision_engine.honoured import recipe_problems
+
+        return recipe_problems(recipe)
+
+    def rehearse(self, job: TransferJob) -> str:
+        """See :class:`ssl_loc.transfer.build.DetectionEngine`."""
+        from ssl_loc.transfer.torchvision_engine.rehearsal import rehearse
+
+        return rehearse(job)
 
     def run(self, job: TransferJob) -> dict[str, list[ImagePrediction]]:
         """See :class:`ssl_loc.transfer.build.DetectionEngine`."""

@@ -77,33 +77,46 @@ def check_recipe(recipe: Recipe) -> None:
     """Refuse what this engine cannot do.
 
     Raises:
-        ConfigError: naming the key, its value and the choices.
+        ConfigError: naming every such key, its value and the choices.
     """
-    require_honoured(recipe, HONOURED, ENGINE)
+    problems = recipe_problems(recipe)
+    if problems:
+        raise ConfigError("; ".join(problems))
+
+
+def recipe_problems(recipe: Recipe) -> list[str]:
+    """A sentence for each key that this engine cannot honour."""
+    problems = []
+    try:
+        require_honoured(recipe, HONOURED, ENGINE)
+    except ConfigError as error:
+        problems.append(str(error))
     values = recipe.flat()
     arch = architecture(recipe)
     for key, choices in {**CHOICES, "MODEL.ROI_HEADS.NAME": HEADS[arch]}.items():
         if values[key] not in choices:
-            raise ConfigError(
+            problems.append(
                 f"{key} is {values[key]!r}; the torchvision engine expects one of {', '.join(map(repr, choices))} "
                 f"with MODEL.BACKBONE.NAME {recipe.MODEL.BACKBONE.NAME!r} (or use --engine detectron2)"
             )
     if recipe.MODEL.RESNETS.STRIDE_IN_1X1:
-        raise ConfigError("MODEL.RESNETS.STRIDE_IN_1X1 is True; the torchvision engine only strides in 3x3, set False")
+        problems.append("MODEL.RESNETS.STRIDE_IN_1X1 is True; the torchvision engine only strides in 3x3, set False")
     if arch == "C4":
-        _check_c4(recipe)
+        problems += _c4_problems(recipe)
     elif recipe.MODEL.ROI_BOX_HEAD.NAME != "FastRCNNConvFCHead":
-        raise ConfigError(
+        problems.append(
             f"MODEL.ROI_BOX_HEAD.NAME is {recipe.MODEL.ROI_BOX_HEAD.NAME!r}; expected 'FastRCNNConvFCHead' with a "
             "feature pyramid"
         )
     for key in ("MODEL.ROI_HEADS.IOU_THRESHOLDS", "MODEL.RPN.IOU_THRESHOLDS"):
         count = 1 if "ROI" in key else 2
         if len(values[key]) != count:
-            raise ConfigError(f"{key} is {values[key]}; expected {count} number(s)")
+            problems.append(f"{key} is {values[key]}; expected {count} number(s)")
+    return problems
 
 
-def _check_c4(recipe: Recipe) -> None:
+def _c4_problems(recipe: Recipe) -> list[str]:
+    problems = []
     wanted = {
         "MODEL.RESNETS.OUT_FEATURES": recipe.MODEL.RESNETS.OUT_FEATURES,
         "MODEL.RPN.IN_FEATURES": recipe.MODEL.RPN.IN_FEATURES,
@@ -111,10 +124,11 @@ def _check_c4(recipe: Recipe) -> None:
     }
     for key, value in wanted.items():
         if list(value) != ["res4"]:
-            raise ConfigError(f"{key} is {list(value)}; a C4 detector on the torchvision engine expects ['res4']")
+            problems.append(f"{key} is {list(value)}; a C4 detector on the torchvision engine expects ['res4']")
     for key, value in non_default_keys(recipe).items():
         if key.startswith(_UNUSED_IN_C4):
-            raise ConfigError(
+            problems.append(
                 f"{key} is {value!r}, but a C4 detector does not use it (boxes and masks come from res5, pooled as "
                 f"MODEL.ROI_BOX_HEAD.POOLER_* says); leave its default ({ALL_DEFAULTS[key]!r})"
             )
+    return problems
