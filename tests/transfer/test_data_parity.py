@@ -36,7 +36,7 @@ def equal_batches(recipe: Recipe, count: int) -> dict[str, int]:
 
     dataset = get_detection_datasets(recipe.DATASETS.TRAIN)
     ours = training_loader(recipe, training_records(recipe))
-    theirs = iter(TrainingLoader(to_detectron2(recipe), dataset, 3, workers=0))
+    theirs = iter(TrainingLoader(to_detectron2(recipe), dataset, 3))
     sizes, objects = set(), 0
     for _ in range(count):
         for found, want in zip(next(ours), next(theirs), strict=True):
@@ -125,7 +125,7 @@ def test_run_lengths_among_polygons_are_refused_alike(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=words):
         training_records(recipe)
     with pytest.raises(ConfigError, match=words):
-        TrainingLoader(to_detectron2(recipe), get_detection_datasets(recipe.DATASETS.TRAIN), 3, workers=0)
+        TrainingLoader(to_detectron2(recipe), get_detection_datasets(recipe.DATASETS.TRAIN), 3)
 
 
 def test_crowds_and_broken_polygons_are_dropped_alike(tmp_path: Path) -> None:
