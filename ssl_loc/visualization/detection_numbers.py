@@ -213,10 +213,13 @@ def time_section(groups: Sequence[DetectionGroup]) -> Section:
 
 def duration(seconds: float) -> str:
     """ "12.3 s", "4 min 05 s", "3 h 20 min"."""
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    hours, rest = divmod(round(seconds / 60), 60)
+    return f"{hours} h {rest:02d} min"
 
 
 def _seconds(run: DetectionRun) -> dict[str, float]:

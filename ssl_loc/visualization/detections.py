@@ -26,6 +26,8 @@ from ssl_loc.visualization.report import Picture
 from ssl_loc.visualization.style import INK, MET, UNMET, figure, look, method_colors
 
 CELL, TITLE = 2.6, 10.0  # inches, points
+# Height of a row at most, as a share of its cells' width: portraits are shown smaller, landscapes beside them keep up.
+TALLEST = 1.1
 MIN_SCORE = 0.3
 # Boxes drawn per image at most: the best ones; more only hide the picture.
 MAX_BOXES = 12
@@ -116,7 +118,7 @@ def _choose(dataset: DetectionDataset, runs: Sequence[Detections], count: int) -
 def _grid(shown: Sequence[dict[str, Any]], names: Sequence[str], beside: int) -> tuple[Figure, list[list[Axes]]]:
     """The figure, and per image its cells: ground truth, then one per name; ``beside`` images share a row."""
     titles = ["ground truth", *names] * beside
-    shapes = [entry["height"] / entry["width"] for entry in shown]
+    shapes = [min(TALLEST, entry["height"] / entry["width"]) for entry in shown]
     heights = [max(shapes[i : i + beside]) for i in range(0, len(shapes), beside)]
     wrapped = [wrap_title(title, CELL, TITLE) for title in titles]
     lines = 1 + max(title.count("\n") for title in wrapped)

@@ -71,7 +71,7 @@ def is_optional(annotation: dict[str, Any]) -> bool:
 
 
 def choose_images(values: Sequence[float], count: int) -> list[tuple[int, str]]:
-    """Indices of images to show, in their order, with why: "best", "worst" or "" (evenly drawn from the others).
+    """Indices of images to show, best first, with why: "best", "worst" or "" (evenly drawn from the others).
 
     Args:
         values: one number per image; NaN ones are only taken where there is nothing else.
@@ -88,7 +88,7 @@ def choose_images(values: Sequence[float], count: int) -> list[tuple[int, str]]:
     rest = [i for i in known if i not in best and i not in worst]
     middle = _evenly(rest, count - len(best) - len(worst))
     why = {**dict.fromkeys(middle, ""), **dict.fromkeys(worst, "worst"), **dict.fromkeys(best, "best")}
-    return [*((i, why[i]) for i in best), *((i, "") for i in middle), *((i, why[i]) for i in reversed(worst))]
+    return [*((i, why[i]) for i in best), *((i, "") for i in middle), *((i, why[i]) for i in worst)]
 
 
 def _evenly(items: Sequence[int], count: int) -> list[int]:

@@ -12,14 +12,11 @@ import pytest
 from helpers.evaluation import draw_photos, save_run, tiny_config
 from PIL import Image
 
-from ssl_loc.data.datasets.coco import load_coco_instances
 from ssl_loc.evaluation.maps import density
 from ssl_loc.saliency.manifest import write_manifest
-from ssl_loc.transfer.predictions import ImagePrediction, save_predictions
 from ssl_loc.utils.errors import ConfigError, DataError
 from ssl_loc.utils.file_io import write_json
 from ssl_loc.visualization import commands
-from ssl_loc.visualization.detections import chosen, detections_picture, load_detections
 from ssl_loc.visualization.labels import labelled_results
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
@@ -139,48 +136,6 @@ def test_what_cannot_be_drawn_is_said(visualize, run_folder: Path, tmp_path: Pat
         visualize("detections", "--results", grounding_json(tmp_path / "eval", "CAST"), "--out", tmp_path)
     with pytest.raises(DataError, match="no metrics.jsonl"):
         visualize("curves", "--run", tmp_path, "--out", tmp_path)
-
-
-def test_detections_beside_the_truth(visualize, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (tmp_path / "coco" / "val").mkdir(parents=True)
-    Image.new("RGB", (60, 40)).save(tmp_path / "coco" / "val" / "1.jpg")
-    annotation = {"id": 1, "image_id": 1, "category_id": 7, "bbox": [5, 6, 20, 10], "area": 200, "iscrowd": 0,
-                  "segmentation": [[5, 6, 25, 6, 25, 16, 5, 16]]}  # fmt: skip
-    content = {
-        "images": [{"id": 1, "file_name": "1.jpg", "height": 40, "width": 60}],
-        "categories": [{"id": 7, "name": "cup"}],
-        "annotations": [annotation],
-    }
-    write_json(tmp_path / "coco" / "annotations" / "instances_val.json", content)
-    spec = f"coco:{tmp_path / 'coco'}:val"
-    assert len(load_coco_instances(tmp_path / "coco/annotations/instances_val.json", tmp_path / "coco/val")[0]) == 1
-    found = ImagePrediction(1, np.array([[4, 5, 24, 17], [0, 0, 9, 9]]), np.array([0.9, 0.1]), np.array([0, 0]))
-    for name in ("det_a", "det_b"):
-        save_predictions(tmp_path / name / "inference" / "val.json", spec, [found] if name == "det_a" else [])
-        value = {"protocol": "detection", "version": "1", "metrics": {"bbox/AP": 9.0, "bbox/AP-cup": 1.0}}
-        write_json(tmp_path / name / "result.json", {**value, "digest": "", "weights": "", "details": {}})
-    runs = [load_detections(name, tmp_path / name / "inference" / "val.json") for name in ("det_a", "det_b")]
-    picture = detections_picture(runs)
-    found_texts = [[t.get_text() for t in ax.texts] for ax in picture.image.axes]
-    assert found_texts == [["cup"], ["cup 0.90"], ["nothing found"]]  # the box of score .1 is not drawn
-    assert "In 1 of 2 pictures" in picture.caption
-    weak = detections_picture(runs[:1], min_score=0.95)
-    assert [t.get_text() for t in weak.image.axes[1].texts] == ["cup 0.90", "cup 0.10", "none reaches 0.95: best 2"]
-    assert {patch.get_linestyle() for patch in weak.image.axes[1].patches} == {"--"}
-    with caplog.at_level("INFO"):
-        visualize("detections", "--results", f"A={tmp_path / 'det_a'}", tmp_path / "det_b", "--min-score", "0.05",
-                  "--out", tmp_path / "out")  # fmt: skip
-    assert "Detections on COCO, val beside" in caplog.text and "score 0.05" in caplog.text
-    assert (tmp_path / "out" / "detections.png").read_bytes()[:4] == PNG
-
-
-def test_the_best_few_where_no_score_is_sufficient() -> None:
-    scores = np.array([0.1, 0.29, 0.2, 0.05, 0.15, 0.28])
-    found, sure = chosen(ImagePrediction(1, np.zeros((6, 4)), scores, np.arange(6)), 0.3)
-    assert [c for _, c, _ in found] == [1, 5, 2, 4, 0] and not sure
-    found, sure = chosen(ImagePrediction(1, np.zeros((6, 4)), scores, np.arange(6)), 0.2)
-    assert [c for _, c, _ in found] == [1, 5, 2] and sure
-    assert chosen(None, 0.3) == ([], False)
 
 
 def test_list_components_names_everything(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
