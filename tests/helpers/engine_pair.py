@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ssl_loc.modeling.backbone import build_backbone_from_description
 from ssl_loc.transfer.build import TransferJob, Trunk
@@ -117,7 +118,7 @@ class EnginePair:
 
         ours, theirs = self.ours.train(), self.theirs.train()
         for module in [*ours.modules(), *theirs.modules()]:
-            if isinstance(module, nn.BatchNorm2d):
+            if isinstance(module, _BatchNorm):
                 module.train(not frozen_statistics)
         with EventStorage(0):
             return ours(self.images, self.targets), theirs(self.inputs())
@@ -149,12 +150,12 @@ class EnginePair:
             if key.endswith("weight") and ("predictor" in key or "rpn.head" in key):
                 value.mul_(5)
         for norm in self.ours.modules():
-            if isinstance(norm, nn.BatchNorm2d):
+            if isinstance(norm, _BatchNorm):
                 norm.momentum = 1.0
         with torch.no_grad():
             self.ours.train()(self.images, self.targets)
         for norm in self.ours.modules():
-            if isinstance(norm, nn.BatchNorm2d):
+            if isinstance(norm, _BatchNorm):
                 norm.momentum = 0.1
 
 
