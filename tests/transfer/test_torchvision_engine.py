@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torchvision.models.detection.image_list import ImageList
 from ssl_loc.layers import FrozenBN
 from ssl_loc.transfer.recipe import Recipe, load_recipe
 from ssl_loc.transfer.torchvision_engine.anchors import Anchors
+from ssl_loc.transfer.torchvision_engine.honoured import check_recipe
 from ssl_loc.transfer.torchvision_engine.model import Detector, build_detector
 from ssl_loc.transfer.torchvision_engine.pooler import Pooler
 from ssl_loc.transfer.torchvision_engine.precise_bn import precise_bn
@@ -203,6 +205,54 @@ def test_c4_uses_the_last_stage_as_head_with_one_extra_norm() -> None:
     assert not any(key.startswith("trunk.layer4") for key in model.state_dict())
     plain = detector("voc_R18_C4", "MODEL.ROI_HEADS.NAME", "Res5ROIHeads")
     assert plain.roi_heads.box_head.norm is None
+
+
+def c4_with_masks(*overrides: str) -> Detector:
+    words = ["MODEL.MASK_ON", "True", "MODEL.ROI_MASK_HEAD.CONV_DIM", "8", "MODEL.ROI_HEADS.NUM_CLASSES", "2"]
+    return detector("voc_R18_C4", *words, *overrides)
+
+
+def test_c4_masks_share_the_last_stage_with_the_boxes() -> None:
+    """Computed once in training; again for the detected boxes at test time."""
+    model = c4_with_masks("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0")
+    rois: list[int] = []
+    model.roi_heads.box_head.register_forward_hook(lambda module, args, out: rois.append(len(args[0])))
+    images = [torch.randint(0, 256, (3, 64, 80), dtype=torch.uint8)]
+    polygons = [[np.array([10.0, 10, 50, 10, 50, 50])]]
+    target = {"boxes": torch.tensor([[10.0, 10, 50, 50]]), "labels": torch.tensor([2]), "polygons": polygons}
+    losses = model.train()(images, [target])
+    assert len(rois) == 1 and losses["loss_mask"].item() == pytest.approx(math.log(2), rel=1e-2)  # undecided at first
+    losses["loss_mask"].backward()
+    # The loss of a mask reaches the trunk through res5 and its extra norm.
+    reached = (model.roi_heads.box_head.layer4[0].conv1, model.roi_heads.box_head.norm, model.trunk.layer3[0].conv1)
+    assert all(layer.weight.grad is not None and layer.weight.grad.abs().sum() > 0 for layer in reached)
+    rois.clear()
+    (found,) = model.eval()(images)
+    assert len(rois) == 2 and rois[1] == len(found["boxes"]) > 0
+    # 7 x 7 RoIs, 4 x 4 after the stride of res5, 8 x 8 after the upsampling.
+    assert found["masks"].shape == (len(found["boxes"]), 8, 8)
+
+
+def test_an_image_without_objects_has_a_mask_loss_of_zero_that_reaches_every_parameter() -> None:
+    for model in (c4_with_masks("MODEL.ROI_MASK_HEAD.NUM_CONV", "1"), detector("coco_R18_FPN_mask")):
+        nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "polygons": []}
+        losses = model.train()([torch.randint(0, 256, (3, 64, 80), dtype=torch.uint8)], [nothing])
+        assert losses["loss_mask"].item() == 0
+        torch.stack(list(losses.values())).sum().backward()
+        assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION", "28"),
+        ("MODEL.ROI_BOX_HEAD.FC_DIM", "512"),
+        ("MODEL.FPN.OUT_CHANNELS", "128"),
+    ],
+)
+def test_c4_refuses_keys_that_would_do_nothing(key: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=f"{key} is {value}, but a C4 detector does not use it"):
+        check_recipe(quick("voc_R18_C4", key, value))
 
 
 def test_pyramid_levels_are_named_by_stride() -> None:
