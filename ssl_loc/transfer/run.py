@@ -14,6 +14,7 @@ from ssl_loc.transfer.build import DetectionEngine, TransferJob, Trunk, choose_e
 from ssl_loc.transfer.detection_scores import DetectionScores, class_table, save_scores
 from ssl_loc.transfer.recipe import Recipe, dataset_names, edited, load_recipe
 from ssl_loc.transfer.resume import check_continues
+from ssl_loc.transfer.scaling import scale_to_processes
 from ssl_loc.transfer.stop import RunStopped, Stop
 from ssl_loc.transfer.trunk_check import check_trunk
 from ssl_loc.transfer.weights import check_finite, describe, trunk_only
@@ -62,12 +63,14 @@ def _run(recipe: Recipe, weights: str, engine: str | None, eval_only: bool, resu
     chosen = choose_engine(engine or recipe.TRANSFER.ENGINE)
     recipe = with_seed(recipe, resume)
     output_dir = Path(recipe.OUTPUT_DIR)
+    # Here, so that the result tells the schedule that ran; recipe.yaml keeps what was asked for.
+    scaled = scale_to_processes(recipe, get_world_size())
     if eval_only:
-        job = TransferJob(recipe, output_dir, detector=_detector_file(weights), stop=stop)
+        job = TransferJob(scaled, output_dir, detector=_detector_file(weights), stop=stop)
     else:
-        job = TransferJob(recipe, output_dir, trunk=open_trunk(recipe, weights), resume=resume, stop=stop)
+        job = TransferJob(scaled, output_dir, trunk=open_trunk(recipe, weights), resume=resume, stop=stop)
     if job.resume:
-        check_continues(recipe, output_dir)
+        check_continues(scaled, output_dir)
     datasets = _load_test_sets(recipe)
     if is_main_process():
         # An older result would call this run finished while it is not.

@@ -12,9 +12,12 @@ from typing import Any
 from ssl_loc.checkpoint.resume import flatten
 from ssl_loc.structures.result import Result
 from ssl_loc.transfer.build import DetectionEngine, choose_engine
+from ssl_loc.transfer.detector_file import read_detector
 from ssl_loc.transfer.recipe import ALL_DEFAULTS, Recipe, edited, load_recipe
+from ssl_loc.transfer.resume import last_checkpoint
 from ssl_loc.transfer.run import PROTOCOL, PROTOCOL_VERSION, RECIPE_FILE, RESULT_FILE, open_trunk
-from ssl_loc.utils.comm import all_gather_object, is_main_process
+from ssl_loc.transfer.scaling import scale_to_processes
+from ssl_loc.utils.comm import all_gather_object, get_world_size, is_main_process
 from ssl_loc.utils.errors import ConfigError, UserError
 from ssl_loc.utils.file_io import read_json, write_json, write_text
 from ssl_loc.utils.seeds import mean_std
@@ -115,17 +118,27 @@ def plan_seeds(recipe: Recipe, weights: str, seeds: Sequence[int], engine: Detec
 def _state(run: SeedRun, weights: str, engine: DetectionEngine) -> str:
     if (run.folder / RESULT_FILE).is_file():
         stored = read_result(run.folder)
-        # Fewer digits than a whole comparison of files, but of the tensors: a file written again is the same trunk.
         now = {"weights": open_trunk(run.recipe, weights).digest, "engine": engine.name, "version": PROTOCOL_VERSION}
         then = {"weights": stored.digest, "engine": stored.details["engine"], "version": stored.version}
-        differing = [f"{k} {then[k]} there, {now[k]} now" for k in now if then[k] != now[k]]
-        differing += changes(stored.details["recipe"], run.recipe)
+        differing = _unequal(then, now)
+        differing += changes(stored.details["recipe"], scale_to_processes(run.recipe, get_world_size()))
         _require_same(run, "finished", differing)
         return DONE
     if (run.folder / RECIPE_FILE).is_file():
-        _require_same(run, "begun", changes(load_recipe(run.folder / RECIPE_FILE).to_dict(), run.recipe))
+        differing = changes(load_recipe(run.folder / RECIPE_FILE).to_dict(), run.recipe)
+        checkpoint = last_checkpoint(run.folder)
+        if checkpoint is not None:
+            begun = read_detector(checkpoint)
+            now = {"weights": open_trunk(run.recipe, weights).digest, "engine": engine.name}
+            then = {"weights": begun.about.get("trunk", {}).get("digest"), "engine": begun.engine}
+            differing += _unequal(then, now)
+        _require_same(run, "begun", differing)
         return BEGUN
     return NEW
+
+
+def _unequal(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    return [f"{key} {then[key]} there, {now[key]} now" for key in now if then[key] != now[key]]
 
 
 def changes(stored: dict[str, Any], recipe: Recipe) -> list[str]:
