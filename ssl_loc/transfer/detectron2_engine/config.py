@@ -53,6 +53,8 @@ def to_detectron2(recipe: Recipe) -> CfgNode:
             raise ConfigError(
                 f"the installed detectron2 has no key {key} (recipe: {value!r}); update detectron2 or leave the default"
             )
+    # They never come; detectron2's schedule raises on one that equals MAX_ITER.
+    cfg.SOLVER.STEPS = tuple(step for step in cfg.SOLVER.STEPS if step < cfg.SOLVER.MAX_ITER)
     return cfg
 
 
