@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from ssl_loc.saliency.build import SALIENCY_REGISTRY
-from ssl_loc.saliency.region_graph import Regions, all_paths, clip_value, pair_distances, path_lengths
+from ssl_loc.saliency.region_graph import Regions, pair_distances, paths_from
 from ssl_loc.saliency.regional import RegionEstimator
 
 # Published code, for 200 regions: how many nearest border regions tell whether a border region is background.
@@ -30,16 +30,11 @@ class GeodesicSaliency(RegionEstimator):
     presets = ("matlab", "paper")
 
     def scores(self, regions: Regions) -> np.ndarray:
-        colours = pair_distances(regions.colour)
         border = np.flatnonzero(regions.border)
-        lengths = path_lengths(regions, colours, clip_value(regions, colours))
-        saliency = border_saliency(colours[np.ix_(border, border)], regions.centre[border], regions.count)
-        if self.preset == "paper":
-            costs = saliency
-        else:
-            costs = np.where(background_seeds(saliency), 0.0, np.inf)
-        distance = (all_paths(lengths)[:, border] + costs).min(axis=1)
-        return saturate(distance)
+        saliency = border_saliency(regions.differences[np.ix_(border, border)], regions.centre[border], regions.count)
+        entrance = np.full(regions.count, np.inf, dtype=np.float32)
+        entrance[border] = saliency if self.preset == "paper" else np.where(background_seeds(saliency), 0.0, np.inf)
+        return saturate(paths_from(regions.lengths, regions.clip, entrance))
 
 
 def border_saliency(colours: np.ndarray, centres: np.ndarray, count: int) -> np.ndarray:

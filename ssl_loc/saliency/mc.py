@@ -8,10 +8,12 @@ from __future__ import annotations
 import numpy as np
 
 from ssl_loc.saliency.build import SALIENCY_REGISTRY, SolveFailed
-from ssl_loc.saliency.region_graph import Regions, pair_distances, torus_neighbours, two_rings
-from ssl_loc.saliency.regional import RegionEstimator, stretch
+from ssl_loc.saliency.compiled import compiled
+from ssl_loc.saliency.region_graph import Regions, solve_positive, torus_neighbours, two_rings
+from ssl_loc.saliency.regional import SMALLEST_REGION, RegionEstimator, stretch
 
-REGIONS = 250
+# Published code: 250 regions whatever the size, which is one in 480 px of the usual 400 x 300.
+REGIONS, USUAL_PX = 250, 400 * 300
 # Paper: sigma^2 = 0.1, so affinity = exp(-10 d); the floor keeps the walk from getting stuck (published code).
 DECAY, FLOOR = 10.0, 1e-5
 # Published code: a region whose affinities (its own 1 included) sum to less stands alone.
@@ -36,8 +38,10 @@ class AbsorbingChain(RegionEstimator):
     name = "mc"
     presets = ("matlab", "paper")
 
-    def region_count(self, height: int, width: int) -> int:
-        return min(REGIONS, max(1, height * width // 64))
+    region_px = (USUAL_PX / REGIONS, 300)
+
+    def region_count(self, height: int, width: int, region_px: float) -> int:
+        return max(1, min(round(USUAL_PX / region_px), height * width // SMALLEST_REGION))
 
     def scores(self, regions: Regions) -> np.ndarray:
         paper = self.preset == "paper"
@@ -45,7 +49,7 @@ class AbsorbingChain(RegionEstimator):
         edges = two_rings(neighbours)
         if paper:
             edges |= np.outer(border, border)
-        affinity = affinities(pair_distances(regions.colour), edges)
+        affinity = affinities(regions.differences, edges)
         if paper:
             return walk(affinity, border, np.ones(regions.count, dtype=bool))
         return self._published(affinity, neighbours, border)
@@ -67,14 +71,22 @@ class AbsorbingChain(RegionEstimator):
         return scores
 
 
-def affinities(colours: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """exp(-10 d) + 1e-5 on the edges, d stretched to 0..1 over them; 1 on the diagonal, 0 elsewhere."""
-    edges = edges.copy()
-    np.fill_diagonal(edges, False)
-    values = colours[edges]
-    affinity = np.zeros_like(colours)
-    affinity[edges] = np.exp(-DECAY * stretch(values)) + FLOOR
-    np.fill_diagonal(affinity, 1.0)
+@compiled
+def affinities(differences, edges):  # type: ignore[no-untyped-def]
+    """exp(-10 d) + 1e-5 on the edges, d stretched to 0..1 over them; 1 on the diagonal, 0 elsewhere; float64 (n, n)."""
+    n = len(edges)
+    low, high = np.inf, 0.0
+    for i in range(n):
+        for j in range(i):
+            if edges[i, j]:
+                low, high = min(low, differences[i, j]), max(high, differences[i, j])
+    rate = DECAY / (high - low) if high > low else 0.0
+    affinity = np.zeros((n, n))
+    for i in range(n):
+        affinity[i, i] = 1.0
+        for j in range(i):
+            if edges[i, j]:
+                affinity[i, j] = affinity[j, i] = np.exp((low - differences[i, j]) * rate) + FLOOR
     return affinity
 
 
@@ -114,10 +126,12 @@ def expected_stay(affinity: np.ndarray, border: np.ndarray, kept: np.ndarray, wo
         SolveFailed: some region never gets to the border.
     """
     total = affinity.sum(axis=1) + affinity[:, border].sum(axis=1)
-    chain = np.eye(int(kept.sum())) - (affinity / total[:, None])[np.ix_(kept, kept)]
+    # I - Q = T^-1 (T - A) with A symmetric: a positive definite system, half the work.
+    system = -affinity if kept.all() else -affinity[np.ix_(kept, kept)]
+    np.fill_diagonal(system, total[kept] + np.diag(system))
     try:
-        return np.linalg.solve(chain, worth)
-    except np.linalg.LinAlgError as error:
+        return solve_positive(system, total[kept, None] * worth)
+    except ArithmeticError as error:
         raise SolveFailed(f"mc found no solution for this image ({error}); use another estimator for it") from None
 
 

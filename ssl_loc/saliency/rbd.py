@@ -11,15 +11,8 @@ import cv2
 import numpy as np
 
 from ssl_loc.saliency.build import SALIENCY_REGISTRY, SolveFailed
-from ssl_loc.saliency.region_graph import (
-    Regions,
-    all_paths,
-    clip_value,
-    pair_distances,
-    path_lengths,
-    ring_differences,
-    two_rings,
-)
+from ssl_loc.saliency.compiled import compiled
+from ssl_loc.saliency.region_graph import Regions, all_paths, nearest_difference, pair_distances, solve_positive
 from ssl_loc.saliency.regional import RegionEstimator, stretch
 
 
@@ -53,7 +46,7 @@ PRESETS = {
 }
 # Paper: widths of the boundary connectivity's kernel, and the smoothness that neighbours have in any case.
 CONNECTIVITY_WIDTH, SMOOTHNESS = 1.0, 0.1
-# Published code: weight of a region that is background for certain.
+# Published code: what a region that is background for certain has in place of its probability.
 SURE_WEIGHT = 1000.0
 # Keeps the system regular where a region has no term at all.
 RIDGE = 1e-8
@@ -68,30 +61,44 @@ class RobustBackground(RegionEstimator):
 
     def scores(self, regions: Regions) -> np.ndarray:
         constants = PRESETS[self.preset]
-        colours = pair_distances(regions.colour)
-        rings = two_rings(regions.adjacent)
-        first, top = ring_differences(regions.adjacent, colours)
-        # Published code: widths that follow the image's own differences, within limits.
-        geodesic = constants.geodesic or max(5.0, min(10.0, 3 * first, top / 10))
-        neighbour = constants.neighbour or max(min(3 * first, 0.2 * top, 20.0), RIDGE)
-        paths = all_paths(path_lengths(regions, colours, clip_value(regions, colours) if constants.clip else 0.0))
-        connectivity = boundary_connectivity(kernel(paths, geodesic, constants.cut), regions.border)
+        geodesic, neighbour = adaptive_widths(regions)
+        paths = all_paths(regions.lengths, regions.clip if constants.clip else 0.0)
+        width = constants.neighbour or neighbour
+        alike = kernel(paths, constants.geodesic or geodesic, constants.cut)
+        connectivity = boundary_connectivity(alike, regions.border)
         background = 1 - np.exp(-(connectivity**2) / (2 * CONNECTIVITY_WIDTH**2))
-        near = kernel(pair_distances(regions.centre), constants.place, constants.cut)
-        contrast = stretch((colours * near) @ background)
-        if constants.cut:
-            contrast = np.where(contrast < otsu(contrast), 0.0, contrast)
+        contrast = self.contrast(regions, background, constants)
         weights = constants.background * np.where(connectivity > constants.sure, SURE_WEIGHT, background)
-        linked = rings | np.outer(regions.border, regions.border)
-        smooth = np.where(linked, kernel(colours, neighbour, constants.cut), 0.0) + SMOOTHNESS * regions.adjacent
+        reach = 3.0 if constants.cut else np.inf
+        smooth = smoothness(regions.differences, regions.adjacent, regions.rings, regions.border, width, reach)
         return stretch(optimise(weights, contrast, smooth))
+
+    @staticmethod
+    def contrast(regions: Regions, background: np.ndarray, constants: RbdConstants) -> np.ndarray:
+        """Colour difference to the background regions around (paper, eq. 7), stretched, weak values dropped."""
+        near = kernel(pair_distances(regions.centre), constants.place, constants.cut)
+        near *= regions.differences
+        values = stretch(near @ background)
+        return np.where(values < otsu(values), 0.0, values) if constants.cut else values
+
+
+def adaptive_widths(regions: Regions) -> tuple[float, float]:
+    """Widths of the path and the smoothness kernels that follow the image's own differences (published code)."""
+    usual = nearest_difference(regions.adjacent, regions.differences)
+    largest = np.sort(regions.differences[np.triu(regions.adjacent, 1)])
+    top = float(largest[-max(1, round(0.01 * len(largest))) :].mean()) if len(largest) else 0.0
+    return max(5.0, min(10.0, 3 * usual, top / 10)), max(min(3 * usual, 0.2 * top, 20.0), RIDGE)
 
 
 def kernel(distances: np.ndarray, width: float, cut: bool) -> np.ndarray:
-    """exp(-d^2 / (2 width^2)), with ``cut`` 0 beyond 3 widths."""
-    distances = distances.astype(np.float64)
-    values = np.exp(-(distances**2) / (2 * width**2))
-    return np.where(distances > 3 * width, 0.0, values) if cut else values
+    """exp(-d^2 / (2 width^2)) in the type of ``distances``, with ``cut`` 0 beyond 3 widths."""
+    # In place: large temporary arrays cost more than the exponentials.
+    values = distances * distances
+    values *= distances.dtype.type(-0.5 / width**2)
+    np.exp(values, out=values)
+    if cut:
+        values *= distances <= 3 * width
+    return values
 
 
 def boundary_connectivity(alike: np.ndarray, border: np.ndarray) -> np.ndarray:
@@ -101,7 +108,7 @@ def boundary_connectivity(alike: np.ndarray, border: np.ndarray) -> np.ndarray:
         alike: (n, n) path kernel.
         border: bool (n,).
     """
-    return alike[:, border].sum(axis=1) / np.sqrt(alike.sum(axis=1))
+    return (alike @ border.astype(alike.dtype)) / np.sqrt(alike.sum(axis=1))
 
 
 def otsu(values: np.ndarray) -> float:
@@ -118,12 +125,40 @@ def optimise(background: np.ndarray, foreground: np.ndarray, smooth: np.ndarray)
         smooth: symmetric weights (n, n); each unordered pair counts once, the diagonal not at all.
 
     Raises:
-        SolveFailed: the system is singular.
+        SolveFailed: there is no finite minimum.
     """
-    system = -smooth
-    np.fill_diagonal(system, 0.0)
-    np.fill_diagonal(system, background + foreground + RIDGE - system.sum(axis=1))
+    system = _system(background + foreground + RIDGE, smooth)
     try:
-        return np.linalg.solve(system, foreground)
-    except np.linalg.LinAlgError as error:
+        return solve_positive(system, foreground)
+    except ArithmeticError as error:
         raise SolveFailed(f"rbd found no solution for this image ({error}); use another estimator for it") from None
+
+
+@compiled
+def smoothness(differences, adjacent, rings, border, width, reach):  # type: ignore[no-untyped-def]
+    """How alike two regions should come out, float32 (n, n): exp(-d^2 / (2 width^2)) within two rings and along the
+    border, 0 beyond ``reach`` widths, and a little more between neighbours."""
+    n = len(border)
+    weights = np.zeros((n, n), dtype=np.float32)
+    rate, farthest = -0.5 / width**2, reach * width
+    for i in range(n):
+        for j in range(i):
+            if rings[i, j] or (border[i] and border[j]):
+                d = differences[i, j]
+                value = np.exp(d * d * rate) if d <= farthest else 0.0
+                weights[i, j] = weights[j, i] = value + SMOOTHNESS if adjacent[i, j] else value
+    return weights
+
+
+@compiled
+def _system(diagonal, smooth):  # type: ignore[no-untyped-def]
+    """Laplacian of the weights plus a diagonal, float64."""
+    n = len(diagonal)
+    system = np.empty((n, n))
+    for i in range(n):
+        total = 0.0
+        for j in range(n):
+            system[i, j] = -smooth[i, j]
+            total += smooth[i, j]
+        system[i, i] = diagonal[i] + total - smooth[i, i]
+    return system

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from ssl_loc.saliency.compiled import compiled
 
@@ -16,8 +18,8 @@ class Regions:
 
     Attributes:
         labels: int32 (h, w), 0..n-1.
-        colour: float64 (n, 3), Lab of the mean RGB.
-        centre: float64 (n, 2), (y / h, x / w).
+        colour: float32 (n, 3), Lab of the mean RGB.
+        centre: float32 (n, 2), (y / h, x / w).
         adjacent: bool (n, n), share an edge of a pixel; the diagonal is set.
         border: bool (n,), reach into the outer band of the image.
     """
@@ -32,6 +34,31 @@ class Regions:
     def count(self) -> int:
         return len(self.colour)
 
+    @cached_property
+    def differences(self) -> np.ndarray:
+        """Colour distances, float32 (n, n)."""
+        return pair_distances(self.colour)
+
+    @cached_property
+    def rings(self) -> np.ndarray:
+        """Neighbours and their neighbours, bool (n, n)."""
+        return two_rings(self.adjacent)
+
+    @cached_property
+    def linked_border(self) -> np.ndarray:
+        """Pairs of border regions, bool (n, n)."""
+        return self.border[:, None] & self.border[None, :]
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Edges of the path graph, float32 (n, n): colour distances of neighbours and border pairs; inf elsewhere."""
+        return np.where(self.adjacent | self.linked_border, self.differences, np.float32(np.inf))
+
+    @cached_property
+    def clip(self) -> float:
+        """Colour difference that is free on a path: the usual one to the most alike region in two rings (GS paper)."""
+        return nearest_difference(self.rings, self.differences)
+
 
 def measure_regions(rgb: np.ndarray, labels: np.ndarray, count: int, band: int) -> Regions:
     """Describe superpixels.
@@ -44,7 +71,7 @@ def measure_regions(rgb: np.ndarray, labels: np.ndarray, count: int, band: int) 
     """
     colour, centre, adjacent, border = _measure(rgb, labels, count, band)
     lab = cv2.cvtColor(colour[None], cv2.COLOR_RGB2LAB)[0]
-    return Regions(labels, lab.astype(np.float64), centre, adjacent, border)
+    return Regions(labels, lab, centre, adjacent, border)
 
 
 @compiled
@@ -66,35 +93,35 @@ def _measure(rgb, labels, count, band):  # type: ignore[no-untyped-def]
             total[5] += 1
             if edge_row or x < band or x >= width - band:
                 border[k] = True
-            if x + 1 < width:
-                adjacent[k, labels[y, x + 1]] = True
-            if y + 1 < height:
-                adjacent[k, labels[y + 1, x]] = True
+            if x + 1 < width and labels[y, x + 1] != k:
+                adjacent[k, labels[y, x + 1]] = adjacent[labels[y, x + 1], k] = True
+            if y + 1 < height and labels[y + 1, x] != k:
+                adjacent[k, labels[y + 1, x]] = adjacent[labels[y + 1, x], k] = True
     colour = np.empty((count, 3), dtype=np.float32)
-    centre = np.empty((count, 2), dtype=np.float64)
+    centre = np.empty((count, 2), dtype=np.float32)
     for k in range(count):
         adjacent[k, k] = True
         for i in range(3):
             colour[k, i] = sums[k, i] / sums[k, 5]
         centre[k, 0] = sums[k, 3] / sums[k, 5] / height
         centre[k, 1] = sums[k, 4] / sums[k, 5] / width
-        for j in range(count):
-            adjacent[k, j] = adjacent[k, j] or adjacent[j, k]
-            adjacent[j, k] = adjacent[k, j]
     return colour, centre, adjacent, border
 
 
 @compiled
 def pair_distances(points):  # type: ignore[no-untyped-def]
-    """Euclidean distances between all rows: float64 (n, d) -> (n, n)."""
+    """Euclidean distances between all rows: float32 (n, d) -> (n, n)."""
     n, size = points.shape
-    result = np.zeros((n, n))
+    columns = points.T.copy()
+    result = np.zeros((n, n), dtype=np.float32)
     for i in range(n):
-        for j in range(i):
-            total = 0.0
-            for k in range(size):
-                total += (points[i, k] - points[j, k]) ** 2
-            result[i, j] = result[j, i] = np.sqrt(total)
+        row = result[i]
+        for k in range(size):
+            here, column = columns[k, i], columns[k]
+            for j in range(n):
+                row[j] += (here - column[j]) ** 2
+        for j in range(n):
+            row[j] = np.sqrt(row[j])
     return result
 
 
@@ -104,29 +131,91 @@ def two_rings(adjacent):  # type: ignore[no-untyped-def]
     n = adjacent.shape[0]
     result = np.zeros((n, n), dtype=np.bool_)
     for i in range(n):
+        row = result[i]
         for j in range(n):
             if adjacent[i, j]:
+                other = adjacent[j]
                 for k in range(n):
-                    result[i, k] |= adjacent[j, k]
+                    row[k] |= other[k]
     return result
 
 
 @compiled
-def all_paths(length):  # type: ignore[no-untyped-def]
-    """Shortest paths between all pairs (Floyd-Warshall): float32 (n, n), inf where there is no edge -> the same."""
-    n = length.shape[0]
-    result = length.copy()
+def nearest_difference(links, differences):  # type: ignore[no-untyped-def]
+    """Mean over regions of the smallest difference to another linked one; 0 where nothing is linked."""
+    n = links.shape[0]
+    total, found = 0.0, 0
     for i in range(n):
+        nearest = np.inf
+        for j in range(n):
+            if links[i, j] and j != i and differences[i, j] < nearest:
+                nearest = differences[i, j]
+        if nearest < np.inf:
+            total += nearest
+            found += 1
+    return total / max(1, found)
+
+
+@compiled
+def all_paths(lengths, clip):  # type: ignore[no-untyped-def]
+    """Shortest paths between all pairs (Floyd-Warshall on one triangle).
+
+    Args:
+        lengths: float32 (n, n), symmetric, inf where there is no edge.
+        clip: what each edge is shortened by, at most to 0.
+
+    Returns:
+        float32 (n, n), symmetric, 0 on the diagonal.
+    """
+    n = lengths.shape[0]
+    result = np.empty((n, n), dtype=np.float32)
+    free, nothing = np.float32(clip), np.float32(0)
+    for i in range(n):
+        for j in range(i):
+            result[i, j] = max(lengths[i, j] - free, nothing)
         result[i, i] = 0
+    through = np.empty(n, dtype=np.float32)
     for k in range(n):
-        through = result[k].copy()
+        through[:k] = result[k, :k]
+        through[k:] = result[k:, k]
         for i in range(n):
-            row = result[i]
-            first = row[k]
+            first, row = through[i], result[i]
             if first < np.inf:
-                for j in range(n):
+                for j in range(i):
                     path = first + through[j]
                     row[j] = path if path < row[j] else row[j]
+    for i in range(n):
+        for j in range(i):
+            result[j, i] = result[i, j]
+    return result
+
+
+@compiled
+def paths_from(lengths, clip, start):  # type: ignore[no-untyped-def]
+    """Shortest paths from anywhere outside (Dijkstra on the dense graph).
+
+    Args:
+        lengths, clip: as in :func:`all_paths`.
+        start: float32 (n,), what it costs to enter at each region, inf where there is no entrance.
+
+    Returns:
+        float32 (n,).
+    """
+    n = lengths.shape[0]
+    result, done = start.copy(), np.zeros(n, dtype=np.bool_)
+    free, nothing = np.float32(clip), np.float32(0)
+    for _ in range(n):
+        nearest, k = np.float32(np.inf), -1
+        for j in range(n):
+            if not done[j] and result[j] < nearest:
+                nearest, k = result[j], j
+        if k < 0:
+            break
+        done[k] = True
+        row = lengths[k]
+        for j in range(n):
+            path = nearest + max(row[j] - free, nothing)
+            result[j] = path if path < result[j] else result[j]
     return result
 
 
@@ -142,49 +231,35 @@ def torus_neighbours(labels, count, wrap):  # type: ignore[no-untyped-def]
             if y == 0 or x == 0 or y == height - 1 or x == width - 1:
                 border[k] = True
             if x + 1 < width:
-                linked[k, labels[y, x + 1]] = True
+                linked[k, labels[y, x + 1]] = linked[labels[y, x + 1], k] = True
             if y + 1 < height:
-                linked[k, labels[y + 1, x]] = True
-                if x + 1 < width:
-                    linked[k, labels[y + 1, x + 1]] = True
-                if x > 0:
-                    linked[k, labels[y + 1, x - 1]] = True
+                for u in range(max(0, x - 1), min(width, x + 2)):
+                    linked[k, labels[y + 1, u]] = linked[labels[y + 1, u], k] = True
     if wrap:
         for x in range(width):
-            linked[labels[0, x], labels[height - 1, x]] = True
+            top, bottom = labels[0, x], labels[height - 1, x]
+            linked[top, bottom] = linked[bottom, top] = True
         for y in range(height):
-            linked[labels[y, 0], labels[y, width - 1]] = True
+            left, right = labels[y, 0], labels[y, width - 1]
+            linked[left, right] = linked[right, left] = True
     for k in range(count):
         linked[k, k] = True
-        for j in range(k):
-            both = linked[k, j] or linked[j, k]
-            linked[k, j] = both
-            linked[j, k] = both
     return linked, border
 
 
-def nearest_difference(links: np.ndarray, colours: np.ndarray) -> float:
-    """Mean over regions of the smallest colour distance to a linked one; 0 where nothing is linked."""
-    others = links.copy()
-    np.fill_diagonal(others, False)
-    nearest = np.where(others, colours, np.inf).min(axis=1)
-    nearest = nearest[np.isfinite(nearest)]
-    return float(nearest.mean()) if len(nearest) else 0.0
+def solve_positive(system: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Solve a symmetric positive definite system; ``system`` is overwritten.
 
+    Args:
+        system: float64 (n, n), contiguous.
+        right: (n,) or (n, k).
 
-def clip_value(regions: Regions, colours: np.ndarray) -> float:
-    """Colour difference that is free on a path: the usual one to the most alike region within two rings (GS paper)."""
-    return nearest_difference(two_rings(regions.adjacent), colours)
-
-
-def ring_differences(adjacent: np.ndarray, colours: np.ndarray) -> tuple[float, float]:
-    """Usual difference to the most alike neighbour, and mean of the largest 1% of all neighbours' differences."""
-    differences = np.sort(colours[np.triu(adjacent, 1)])
-    top = differences[-max(1, round(0.01 * len(differences))) :].mean() if len(differences) else 0.0
-    return nearest_difference(adjacent, colours), float(top)
-
-
-def path_lengths(regions: Regions, colours: np.ndarray, clip: float) -> np.ndarray:
-    """Lengths of the graph's edges, float32 (n, n): neighbours, and all pairs of border regions; inf elsewhere."""
-    linked = regions.adjacent | np.outer(regions.border, regions.border)
-    return np.where(linked, np.maximum(colours - clip, 0.0), np.inf).astype(np.float32)
+    Raises:
+        ArithmeticError: it is not positive definite, or not finite.
+    """
+    try:
+        # Its transpose is what LAPACK takes without a copy.
+        factor = cho_factor(system.T, lower=True, overwrite_a=True, check_finite=False)
+    except LinAlgError as error:
+        raise ArithmeticError(str(error)) from None
+    return cho_solve(factor, right, check_finite=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ from ssl_loc.saliency.build import Estimator, SolveFailed
 from ssl_loc.saliency.colour import to_planes
 from ssl_loc.saliency.frame import photo_inside_frame
 from ssl_loc.saliency.region_graph import Regions, measure_regions
+from ssl_loc.saliency.small_algebra import small_algebra
 from ssl_loc.saliency.superpixels import slic
 from ssl_loc.utils.errors import ConfigError
 
@@ -19,7 +21,9 @@ MAX_SIDE = 400
 # Short side that small pictures are enlarged to, so that there are regions to compare.
 MIN_SIDE = 128
 SMALL_SIDE, SMALL_COUNT = 32, 10
-PIXELS_PER_REGION = 600
+# Mean area of a region (px at the working size): the published one and half of it. Averaging the maps of two partitions
+# helps wherever a region of one of them straddles a contour.
+REGION_PX = (600, 300)
 COMPACTNESS = 20.0
 # Width of the outer band that makes a region a border one (RBD's published code).
 BORDER_BAND = 8
@@ -28,6 +32,7 @@ REDUCE = 2
 # Lab units; a picture whose regions differ by less than anybody can see is constant (the just noticeable one is 2.3).
 VISIBLE = 1.0
 FEWEST_REGIONS = 4
+SMALLEST_REGION = 64
 
 
 class RegionEstimator(Estimator):
@@ -36,39 +41,69 @@ class RegionEstimator(Estimator):
     Args:
         preset: named constants.
         max_side: larger images are scaled down to this longer side (px); the map is scaled up again.
+        region_px: mean area of a region, one partition and map for each; the maps are averaged.
         remove_frame: look for an artificial frame around the photo and give it saliency 0.
     """
 
-    def __init__(self, preset: str = "", max_side: int = MAX_SIDE, remove_frame: bool = False) -> None:
+    region_px: tuple[float, ...] = REGION_PX
+
+    def __init__(
+        self,
+        preset: str = "",
+        max_side: int = MAX_SIDE,
+        region_px: Sequence[float] = (),
+        remove_frame: bool = False,
+    ) -> None:
         super().__init__(preset)
         if max_side < MIN_SIDE:
             raise ConfigError(f"max_side of {self.name} is {max_side}; expected at least {MIN_SIDE} px")
+        if any(px < SMALLEST_REGION for px in region_px):
+            raise ConfigError(f"region_px of {self.name} is {region_px}; expected at least {SMALLEST_REGION} px each")
         self.max_side, self.remove_frame = max_side, remove_frame
+        self.region_px = tuple(region_px) or type(self).region_px
 
     @abstractmethod
     def scores(self, regions: Regions) -> np.ndarray:
         """Saliency of each region: (n,), in [0, 1]; the regions differ visibly and are at least FEWEST_REGIONS."""
 
-    def region_count(self, height: int, width: int) -> int:
+    def region_count(self, height: int, width: int, region_px: float) -> int:
         """How many regions a picture of the working size gets."""
-        return max(1, round(height * width / PIXELS_PER_REGION))
+        return max(1, round(height * width / region_px))
 
     def estimate(self, image: np.ndarray) -> np.ndarray:
-        saliency = np.zeros(image.shape[:2], dtype=np.float32)
-        inside = photo_inside_frame(image) if self.remove_frame else (slice(None), slice(None))
-        photo = image[inside]
-        regions = self.regions(photo)
-        if regions.count >= FEWEST_REGIONS and visible(regions.colour):
-            saliency[inside] = paint(regions.labels, finite(self.name, self.scores(regions)), photo.shape[:2])
-        return saliency
+        with small_algebra():
+            if not self.remove_frame:
+                return self.photo_map(image)
+            saliency = np.zeros(image.shape[:2], dtype=np.float32)
+            inside = photo_inside_frame(image)
+            saliency[inside] = self.photo_map(np.ascontiguousarray(image[inside]))
+            return saliency
 
-    def regions(self, image: np.ndarray) -> Regions:
-        """Superpixels of an image, at 1 / REDUCE of its working size."""
+    def photo_map(self, image: np.ndarray) -> np.ndarray:
+        """The map of an image without frame, float32 (H, W): of each partition, averaged and stretched."""
+        maps = [self.finite(self.scores(regions))[regions.labels] for regions in self.partitions(image)]
+        if not maps:
+            return np.zeros(image.shape[:2], dtype=np.float32)
+        average = stretch(np.asarray(np.mean(maps, axis=0), dtype=np.float32))
+        return cv2.resize(average, (image.shape[1], image.shape[0]), interpolation=cv2.INTER_LINEAR)
+
+    def partitions(self, image: np.ndarray) -> list[Regions]:
+        """Superpixels of an image, at 1 / REDUCE of its working size; none where there is nothing to tell apart."""
         height, width = working_size(image.shape[0], image.shape[1], self.max_side)
-        size = max(1, round(height / REDUCE)), max(1, round(width / REDUCE))
-        rgb, lab = to_planes(image, size)
-        labels, count = slic(lab, self.region_count(height, width), COMPACTNESS)
-        return measure_regions(rgb, labels, count, max(1, BORDER_BAND // REDUCE))
+        rgb, lab = to_planes(image, (max(1, round(height / REDUCE)), max(1, round(width / REDUCE))))
+        found = []
+        for region_px in self.region_px:
+            labels, count = slic(lab, self.region_count(height, width, region_px), COMPACTNESS)
+            regions = measure_regions(rgb, labels, count, max(1, BORDER_BAND // REDUCE))
+            if count >= FEWEST_REGIONS and visible(regions.colour):
+                found.append(regions)
+        return found
+
+    def finite(self, scores: np.ndarray) -> np.ndarray:
+        """The scores as float32, if they are numbers."""
+        if not np.isfinite(scores).all():
+            raise SolveFailed(f"{self.name} found no finite solution for this image; use another estimator for it")
+        return scores.astype(np.float32)
 
 
 def working_size(height: int, width: int, max_side: int) -> tuple[int, int]:
@@ -79,7 +114,7 @@ def working_size(height: int, width: int, max_side: int) -> tuple[int, int]:
     """
     scale = min(1.0, max_side / max(height, width))
     h, w = height * scale, width * scale
-    if min(h, w) < SMALL_SIDE or h * w / PIXELS_PER_REGION < SMALL_COUNT:
+    if min(h, w) < SMALL_SIDE or h * w / REGION_PX[0] < SMALL_COUNT:
         scale = MIN_SIDE / min(h, w)
         h, w = min(max_side, h * scale), min(max_side, w * scale)
     return max(1, round(h)), max(1, round(w))
@@ -90,20 +125,7 @@ def visible(colour: np.ndarray) -> bool:
     return bool(np.ptp(colour, axis=0).max() >= VISIBLE)
 
 
-def finite(name: str, scores: np.ndarray) -> np.ndarray:
-    """The scores, if they are numbers."""
-    if not np.isfinite(scores).all():
-        raise SolveFailed(f"{name} found no finite solution for this image; it gets no mask: use another estimator")
-    return scores
-
-
 def stretch(values: np.ndarray) -> np.ndarray:
     """Minimum..maximum to 0..1; all zeros where there is no difference."""
     low, high = values.min(), values.max()
     return (values - low) / (high - low) if high > low else np.zeros_like(values)
-
-
-def paint(labels: np.ndarray, scores: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Scores (n,) onto their regions, brought to ``size`` (height, width): float32."""
-    picture = scores.astype(np.float32)[labels]
-    return cv2.resize(picture, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
