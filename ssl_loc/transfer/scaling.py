@@ -64,6 +64,12 @@ def scale_to_processes(recipe: Recipe, processes: int) -> Recipe:
         *(recipe.SOLVER.MAX_ITER, solver.MAX_ITER, tuple(recipe.SOLVER.STEPS), tuple(solver.STEPS)),
         *(recipe.SOLVER.WARMUP_ITERS, solver.WARMUP_ITERS),
     )
+    if solver.IMS_PER_BATCH < recipe.SOLVER.IMS_PER_BATCH and "BN" in recipe.MODEL.RESNETS.NORM.replace("FrozenBN", ""):
+        logger.warning(
+            "batch norm sees at most %d images per step instead of %d: compare such runs with each other, not "
+            "with published ones (SOLVER.REFERENCE_WORLD_SIZE 0 keeps the batch, where memory allows it)",
+            *(solver.IMS_PER_BATCH, recipe.SOLVER.IMS_PER_BATCH),
+        )
     return scaled
 
 

@@ -81,7 +81,7 @@ def _increasing(value: Sequence[Any]) -> bool:
 
 
 def _thresholds(value: Any) -> bool:
-    return _sequence(value) and len(value) == 2 and all(map(_number, value)) and 0 <= value[0] <= value[1] <= 1
+    return _sequence(value) and len(value) == 2 and all(map(_number, value)) and 0 < value[0] <= value[1] <= 1
 
 
 def _anchors(value: Any) -> bool:
@@ -154,7 +154,7 @@ RULES: dict[str, Rule] = {
         "MODEL.RPN",
         {
             "IN_FEATURES": _MAPS,
-            "IOU_THRESHOLDS": Rule("two numbers in [0, 1], background below foreground", _thresholds),
+            "IOU_THRESHOLDS": Rule("two numbers above 0 and up to 1, background below foreground", _thresholds),
             "IOU_LABELS": _numbers(3, _choice(-1, 0, 1)),
             "BATCH_SIZE_PER_IMAGE": _COUNT,
             "POSITIVE_FRACTION": _FRACTION,
@@ -177,7 +177,7 @@ RULES: dict[str, Rule] = {
             "NAME": _choice("Res5ROIHeads", "Res5ROIHeadsExtraNorm", "StandardROIHeads"),
             "NUM_CLASSES": _COUNT,
             "IN_FEATURES": _MAPS,
-            "IOU_THRESHOLDS": _some("numbers between 0 and 1", _FRACTION.holds),
+            "IOU_THRESHOLDS": _some("numbers above 0 and up to 1", lambda v: _number(v) and 0 < v <= 1),
             "IOU_LABELS": _some("-1, 0 or 1", lambda v: v in (-1, 0, 1)),
             "BATCH_SIZE_PER_IMAGE": _COUNT,
             "POSITIVE_FRACTION": _FRACTION,

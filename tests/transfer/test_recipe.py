@@ -245,13 +245,24 @@ def test_frozen_bn_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     assert "diverges" in caplog.text
 
 
-def test_reference_world_size_rescales_batch_rate_and_lengths() -> None:
+def test_reference_world_size_rescales_batch_rate_and_lengths(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     keys = ["SOLVER.REFERENCE_WORLD_SIZE", "8", "SOLVER.MAX_ITER", "24000", "SOLVER.STEPS", "(18000, 22000)"]
     recipe = scale_to_processes(load_recipe(CONFIGS / "Base-RCNN-C4.yaml", keys), 2)
     assert (recipe.SOLVER.IMS_PER_BATCH, recipe.SOLVER.BASE_LR) == (4, 0.005)
     assert (recipe.SOLVER.MAX_ITER, recipe.SOLVER.STEPS) == (96000, (72000, 88000))
     assert recipe.SOLVER.WARMUP_ITERS == 400
     assert scale_to_processes(recipe, 2) is recipe
+    assert "IMS_PER_BATCH 16 -> 4, BASE_LR 0.02 -> 0.005, MAX_ITER 24000 -> 96000" in caplog.text
+    assert "batch norm sees at most 4 images per step instead of 16" in caplog.text
+
+
+def test_a_batch_that_the_reference_cannot_share_is_refused() -> None:
+    recipe = load_recipe(CONFIGS / "Base-RCNN-C4.yaml", ["SOLVER.REFERENCE_WORLD_SIZE", "3"])
+    with pytest.raises(
+        ConfigError, match="SOLVER.REFERENCE_WORLD_SIZE is 3, which does not divide SOLVER.IMS_PER_BATCH 16"
+    ):
+        scale_to_processes(recipe, 1)
 
 
 class _Fake:
