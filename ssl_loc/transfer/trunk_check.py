@@ -79,11 +79,15 @@ def _pixel_problems(recipe: Recipe, meta: Mapping[str, Any]) -> list[str]:
 def _structure_problems(recipe: Recipe, meta: Mapping[str, Any], random: bool) -> list[str]:
     resnets = recipe.MODEL.RESNETS
     problems = []
-    if resnets.STRIDE_IN_1X1 != bool(meta.get("stride_in_1x1", False)):
+    in_1x1 = bool(meta.get("stride_in_1x1", False))
+    if resnets.STRIDE_IN_1X1 != in_1x1:
+        where = "1x1" if in_1x1 else "3x3"
         problems.append(
-            f"MODEL.RESNETS.STRIDE_IN_1X1 is {resnets.STRIDE_IN_1X1} but the trunk strides in its 3x3 convolutions; "
-            "expected False"
+            f"MODEL.RESNETS.STRIDE_IN_1X1 is {resnets.STRIDE_IN_1X1} but the trunk strides in its {where} "
+            f"convolutions; expected {in_1x1}"
         )
+    if resnets.RES5_DILATION != 1:
+        problems.append(f"MODEL.RESNETS.RES5_DILATION is {resnets.RES5_DILATION} but the trunk has none; expected 1")
     if resnets.NORM not in BATCH_NORMS:
         problems.append(f"MODEL.RESNETS.NORM is {resnets.NORM!r}; expected one of {', '.join(BATCH_NORMS)}")
     return problems + _size_problems(recipe, meta, random)
