@@ -18,7 +18,7 @@ Estimators by name: a subclass of :class:`Estimator`, called as ``(image: uint8 
 [0, 1]. Same size, a constant image gives zeros, never NaN, the same bits in every process.
 """
 # Modules whose import fills the registry; loaded on demand, since they bring OpenCV and a compiler with them.
-_MODULES: tuple[str, ...] = ("gs", "mc", "rbd", "cam", "gradient")
+_MODULES: tuple[str, ...] = ("gs", "mc", "rbd", "fusion", "cam", "gradient")
 
 
 class SolveFailed(DataError):

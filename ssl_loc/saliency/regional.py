@@ -81,23 +81,28 @@ class RegionEstimator(Estimator):
 
     def photo_map(self, image: np.ndarray) -> np.ndarray:
         """The map of an image without frame, float32 (H, W): of each partition, averaged and stretched."""
-        maps = [self.finite(self.scores(regions))[regions.labels] for regions in self.partitions(image)]
-        if not maps:
-            return np.zeros(image.shape[:2], dtype=np.float32)
-        average = stretch(np.asarray(np.mean(maps, axis=0), dtype=np.float32))
-        return cv2.resize(average, (image.shape[1], image.shape[0]), interpolation=cv2.INTER_LINEAR)
-
-    def partitions(self, image: np.ndarray) -> list[Regions]:
-        """Superpixels of an image, at 1 / REDUCE of its working size; none where there is nothing to tell apart."""
         height, width = working_size(image.shape[0], image.shape[1], self.max_side)
         rgb, lab = to_planes(image, (max(1, round(height / REDUCE)), max(1, round(width / REDUCE))))
-        found = []
+        maps = []
         for region_px in self.region_px:
             labels, count = slic(lab, self.region_count(height, width, region_px), COMPACTNESS)
             regions = measure_regions(rgb, labels, count, max(1, BORDER_BAND // REDUCE))
             if count >= FEWEST_REGIONS and visible(regions.colour):
-                found.append(regions)
-        return found
+                maps.append(self.finite(self.scores(regions))[labels])
+        if not maps:
+            return np.zeros(image.shape[:2], dtype=np.float32)
+        average = stretch(np.asarray(np.mean(maps, axis=0), dtype=np.float32))
+        return self.finish(average, image, rgb)
+
+    def finish(self, saliency: np.ndarray, image: np.ndarray, guide: np.ndarray) -> np.ndarray:
+        """Bring the map to the image's size.
+
+        Args:
+            saliency: float32 (h, w), 0..1, at the size of the superpixels.
+            image: uint8 (H, W, 3).
+            guide: float32 (3, h, w), the small image.
+        """
+        return cv2.resize(saliency, (image.shape[1], image.shape[0]), interpolation=cv2.INTER_LINEAR)
 
     def finite(self, scores: np.ndarray) -> np.ndarray:
         """The scores as float32, if they are numbers."""
