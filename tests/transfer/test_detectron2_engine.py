@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.ddp import run_in_processes
 from helpers.detection_data import draw_detection_data
 from helpers.detection_recipe import CONFIGS, NARROW, tiny_recipe
 
@@ -284,31 +283,3 @@ def test_run_length_masks_need_bitmask_format(tmp_path):
     path.write_text(json.dumps(content))
     with pytest.raises(ConfigError, match="set INPUT.MASK_FORMAT bitmask"):
         run(tiny_recipe("mask", names, tmp_path / "out"))
-
-
-def _train_in_a_group(rank, names, out):
-    """Top level, so that a new process can import it: this process's model after three steps."""
-    from ssl_loc.transfer.detectron2_engine import engine
-
-    seen = {}
-    predict = engine.predict
-
-    def spy(model, *rest):
-        seen.update({key: value.clone() for key, value in model.state_dict().items()})
-        return predict(model, *rest)
-
-    engine.predict = spy
-    predictions = run(tiny_recipe("FPN", names, out, "MODEL.FPN.NORM", "SyncBN"))
-    return {"state": seen, "predicted": [str(p.image_id) for found in predictions.values() for p in found]}
-
-
-@needs_detectron2
-def test_two_processes_train_one_model(names, tmp_path):
-    first, second = run_in_processes(_train_in_a_group, 2, names, str(tmp_path))
-    # The main process gathers the predictions of both; the other one returns none.
-    assert first["predicted"] == ["test_000", "test_001", "test_002"] and second["predicted"] == []
-    config = (tmp_path / "detectron2_config_adapted.yaml").read_text()
-    assert config.count("NORM: naiveSyncBN") == 1 and config.count("NORM: BN") == 1
-    # Parameters are equal by DDP; the running statistics of plain BN only because they are averaged.
-    assert first["state"].keys() == second["state"].keys()
-    assert all(torch.equal(value, second["state"][key]) for key, value in first["state"].items())

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.ddp import run_in_processes
 from helpers.detection_data import draw_detection_data
 from helpers.detection_recipe import CONFIGS, QUICK, tiny_recipe
 
@@ -169,27 +168,6 @@ def test_a_detector_of_another_recipe_is_refused(names: dict[str, str], tmp_path
     other = tiny_recipe("C4", names, tmp_path / "o", "MODEL.ROI_HEADS.NAME", "Res5ROIHeads")
     with pytest.raises(WeightsError, match="roi_heads.box_head.norm.weight is not part of this detector"):
         run_transfer(other, str(tmp_path / "model_final.pth"), "torchvision", eval_only=True)
-
-
-def _train_in_a_group(rank: int, names: dict[str, str], out: str) -> dict[str, Any]:
-    """Top level, so that a new process can import it: this process's model after three steps."""
-    seen: dict[str, Any] = {}
-    predict = engine.predict
-
-    def spy(recipe: Recipe, model: Any, *rest: Any) -> Any:
-        seen.update({key: value.clone() for key, value in model.state_dict().items()})
-        return predict(recipe, model, *rest)
-
-    engine.predict = spy
-    found = run(tiny_recipe("mask", names, out, "MODEL.RESNETS.NORM", "SyncBN"))
-    return {"state": seen, "predicted": [str(p.image_id) for part in found.values() for p in part]}
-
-
-def test_two_processes_train_one_model(names: dict[str, str], tmp_path: Path) -> None:
-    first, second = run_in_processes(_train_in_a_group, 2, names, str(tmp_path))
-    assert first["predicted"] == ["1", "2", "3"] and second["predicted"] == []
-    # Parameters are equal by DDP; FPN.NORM is plain BN, whose statistics are equal only because they are averaged.
-    assert all(torch.equal(value, second["state"][key]) for key, value in first["state"].items() if "num_b" not in key)
 
 
 def test_the_tool_teaches_and_fails_in_one_sentence(tmp_path: Path) -> None:

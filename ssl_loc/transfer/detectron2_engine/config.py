@@ -65,7 +65,8 @@ def adapt_cfg_to_host(cfg: CfgNode, processes: int, cuda: bool | None = None) ->
         processes: number of training processes.
         cuda: whether there is a GPU; None asks torch.
     """
-    if torch.cuda.is_available() if cuda is None else cuda:
+    cuda = torch.cuda.is_available() if cuda is None else cuda
+    if cuda and cfg.MODEL.DEVICE != "cpu":
         return []
     changes: dict[str, Any] = {}
     if cfg.MODEL.DEVICE != "cpu":
@@ -80,7 +81,7 @@ def adapt_cfg_to_host(cfg: CfgNode, processes: int, cuda: bool | None = None) ->
     for key, value in changes.items():
         _set(cfg, key, value)
     for line in lines:
-        logger.info("no GPU here, so %s", line)
+        logger.info("on the CPU, so %s", line)
     return lines
 
 

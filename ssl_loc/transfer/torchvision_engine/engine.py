@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from typing import Any
 
 import torch
 
@@ -18,7 +19,7 @@ from ssl_loc.transfer.detector_file import (
 )
 from ssl_loc.transfer.metrics import evaluate, headline
 from ssl_loc.transfer.predictions import ImagePrediction
-from ssl_loc.transfer.recipe import Recipe, architecture, dataset_names
+from ssl_loc.transfer.recipe import Recipe, architecture, dataset_names, edited
 from ssl_loc.transfer.resume import last_checkpoint, warn_of_other_trunk
 from ssl_loc.transfer.scaling import scale_to_processes
 from ssl_loc.transfer.stop import Stop
@@ -30,18 +31,24 @@ from ssl_loc.transfer.torchvision_engine.solver import build_optimizer
 from ssl_loc.transfer.torchvision_engine.train import Trainer
 from ssl_loc.transfer.weights import FRESH_TORCHVISION, load_trunk, torchvision_key
 from ssl_loc.utils.comm import get_world_size, is_main_process
+from ssl_loc.utils.file_io import write_text
 
 logger = logging.getLogger(__name__)
+
+# The recipe as it runs: scaled to the number of processes, and what this machine cannot do changed.
+ADAPTED = "recipe_adapted.yaml"
 
 
 def run_job(job: TransferJob) -> dict[str, list[ImagePrediction]]:
     """See :class:`ssl_loc.transfer.build.DetectionEngine`."""
-    recipe = scale_to_processes(job.recipe, get_world_size())
-    check_recipe(recipe)
+    asked = scale_to_processes(job.recipe, get_world_size())
+    check_recipe(asked)
+    recipe = adapt_to_host(asked)
     device = pick_device(recipe)
-    job.output_dir.mkdir(parents=True, exist_ok=True)
+    if is_main_process():
+        write_text(job.output_dir / ADAPTED, recipe.dump_yaml())
     with job.clock("training" if job.detector is None else "loading"):
-        model = _trained(job, recipe, device) if job.detector is None else _loaded(job, recipe, device)
+        model = _trained(job, recipe, device, asked) if job.detector is None else _loaded(job, recipe, device)
     with job.clock("prediction"):
         return {name: predict(recipe, model, name, job.stop) for name in dataset_names(recipe.DATASETS.TEST)}
 
@@ -51,14 +58,27 @@ def predict(recipe: Recipe, model: Detector, name: str, stop: Stop) -> list[Imag
     return predict_dataset(recipe, model, name, get_detection_dataset(name).dicts, stop)
 
 
+def adapt_to_host(recipe: Recipe, cuda: bool | None = None) -> Recipe:
+    """The recipe with what cannot run on this machine changed; each change is logged.
+
+    Synchronised norms stay: this engine's run on the CPU too.
+
+    Args:
+        cuda: whether there is a GPU; None asks torch.
+    """
+    changes: dict[str, Any] = {}
+    if recipe.MODEL.DEVICE.startswith("cuda") and not (torch.cuda.is_available() if cuda is None else cuda):
+        changes["MODEL.DEVICE"] = "cpu"
+    if recipe.SOLVER.AMP.ENABLED and changes.get("MODEL.DEVICE", recipe.MODEL.DEVICE) == "cpu":
+        changes["SOLVER.AMP.ENABLED"] = False
+    for key, value in changes.items():
+        logger.info("on the CPU, so %s: %r -> %r", key, recipe.flat()[key], value)
+    return edited(recipe, changes)
+
+
 def pick_device(recipe: Recipe) -> torch.device:
-    """MODEL.DEVICE, or the CPU (logged) where there is no GPU."""
+    """MODEL.DEVICE; in a group of processes the GPU of this one."""
     wanted = recipe.MODEL.DEVICE
-    if wanted.startswith("cuda") and not torch.cuda.is_available():
-        logger.info("MODEL.DEVICE is %s but there is no GPU: running on the CPU", wanted)
-        if recipe.SOLVER.AMP.ENABLED:
-            logger.info("SOLVER.AMP.ENABLED is set, but mixed precision is off on the CPU")
-        return torch.device("cpu")
     if wanted == "cuda" and get_world_size() > 1:
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     return torch.device(wanted)
@@ -74,11 +94,11 @@ def new_detector(job: TransferJob, recipe: Recipe) -> Detector:
     return model
 
 
-def _trained(job: TransferJob, recipe: Recipe, device: torch.device) -> Detector:
+def _trained(job: TransferJob, recipe: Recipe, device: torch.device, asked: Recipe) -> Detector:
     assert job.trunk is not None
     model = new_detector(job, recipe).to(device)
     about = {
-        "recipe": recipe.to_dict(),
+        "recipe": asked.to_dict(),
         "backbone": job.trunk.meta["backbone"],
         "trunk": {"source": job.trunk.source, "digest": job.trunk.digest},
     }
