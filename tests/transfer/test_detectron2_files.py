@@ -160,7 +160,7 @@ def test_the_other_rows_of_the_table(r50: BackboneFile, tmp_path: Path) -> None:
 
 
 def test_basic_blocks_need_our_head(tmp_path: Path) -> None:
-    """detectron2's own C4 head is three bottlenecks whatever the depth: most tensors "fit", in what is no such stage."""
+    """detectron2's own C4 head is three bottlenecks whatever the depth: most tensors fit, into another stage."""
     file = drawn({"depth": 18})
     write_backbone(file, tmp_path / "d2.pth", "detectron2")
     stock = plain_detector("C4", {"depth": 18}, heads="Res5ROIHeads")
