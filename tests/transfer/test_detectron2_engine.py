@@ -12,6 +12,7 @@ import pytest
 import torch
 from helpers.detection_data import draw_detection_data
 from helpers.detection_recipe import CONFIGS, NARROW, tiny_recipe
+from helpers.finetuning import different, final_model
 
 from ssl_loc.modeling.backbone import build_backbone_from_description
 from ssl_loc.transfer.build import TransferJob, Trunk, choose_engine
@@ -283,3 +284,17 @@ def test_run_length_masks_need_bitmask_format(tmp_path):
     path.write_text(json.dumps(content))
     with pytest.raises(ConfigError, match="set INPUT.MASK_FORMAT bitmask"):
         run(tiny_recipe("mask", names, tmp_path / "out"))
+
+
+@needs_detectron2
+def test_pictures_of_training_go_to_tensorboard_and_change_nothing(names, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for period in (0, 2):
+        run(tiny_recipe("FPN", names, tmp_path / str(period), "VIS_PERIOD", period))
+    shown = EventAccumulator(str(tmp_path / "2")).Reload()
+    # detectron2 draws where the iteration, counted from 0, is a multiple of the period.
+    assert {image.step for tag in shown.Tags()["images"] for image in shown.Images(tag)} == {1, 3}
+    assert "Left: GT bounding boxes;  Right: Predicted proposals" in shown.Tags()["images"]
+    assert not EventAccumulator(str(tmp_path / "0")).Reload().Tags()["images"]
+    assert not different(final_model(tmp_path / "0"), final_model(tmp_path / "2"))

@@ -121,7 +121,7 @@ def test_two_processes_are_stopped_and_continued(engine: str, launcher: str, nam
     """SIGTERM to torchrun, which passes it on (and itself exits with 1), or to all processes that the tool spawned."""
     keys = ("MODEL.RESNETS.NORM", "SyncBN", "SOLVER.CHECKPOINT_PERIOD", 0, "TEST.PRECISE_BN.ENABLED", "False")
     words = [str(word) for word in keys]
-    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     before, options = (torchrun, ()) if launcher == "torchrun" else ((), ("--num-gpus", "2"))
     config = tmp_path / "recipe.yaml"
     config.write_text(tiny_recipe("FPN", names, tmp_path / "run").dump_yaml())
