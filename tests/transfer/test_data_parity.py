@@ -158,7 +158,7 @@ def test_predictions_from_files_are_equal(arch: str, names: dict[str, str], tmp_
     from ssl_loc.transfer.torchvision_engine.predict import predict_dataset
 
     keys = {"MODEL.MASK_ON": True, "INPUT.MIN_SIZE_TEST": 131, "INPUT.MAX_SIZE_TEST": 155, "DATALOADER.NUM_WORKERS": 0}
-    keys |= {"MODEL.FPN.OUT_CHANNELS": 16, "MODEL.ROI_BOX_HEAD.FC_DIM": 16} if arch == "FPN" else {}
+    keys |= {"MODEL.ROI_MASK_HEAD.CONV_DIM": 16, "MODEL.FPN.OUT_CHANNELS": 16, "MODEL.ROI_BOX_HEAD.FC_DIM": 16}
     pair = EnginePair(arch, {"depth": 18, "width": 16, "layers": [1, 1, 1, 1]}, keys, tmp_path)
     dataset = get_detection_dataset(names["coco_test"])
     ours = predict_dataset(pair.recipe, pair.ours, dataset.name, dataset.dicts)

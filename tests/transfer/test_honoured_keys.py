@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 from helpers.detection_recipe import CONFIGS, QUICK, tiny_recipe
 from yacs.config import CfgNode
 
-from ssl_loc.transfer.recipe import load_recipe
+from ssl_loc.transfer.recipe import edited, load_recipe
 from ssl_loc.transfer.run import random_trunk, run_transfer
+from ssl_loc.transfer.torchvision_engine import engine  # noqa: F401  (imported before its copies are made to record)
 from ssl_loc.transfer.torchvision_engine.honoured import CHOICES, HONOURED, check_recipe
 from ssl_loc.utils.errors import ConfigError
 
@@ -53,15 +55,23 @@ class Recording:
         return value
 
 
-def reads_of(recipe: CfgNode) -> dict[str, set[str]]:
-    """{key: files} of building, training, measuring statistics, evaluating and writing results."""
-    reads: dict[str, set[str]] = {}
-    assert run_transfer(Recording(recipe, reads), "random") is not None  # type: ignore[arg-type]
-    return reads
+@pytest.fixture(scope="module")
+def copies_record() -> Iterator[None]:
+    """An adapted copy of a recording recipe records too, in the same place."""
+
+    def edited_too(given: Any, changes: Any) -> Any:
+        copied = edited(given, changes)
+        return Recording(copied, given._reads) if isinstance(given, Recording) else copied
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, module in list(sys.modules.items()):
+            if name.startswith("ssl_loc.transfer.") and getattr(module, "edited", None) is edited:
+                patch.setattr(module, "edited", edited_too)
+        yield
 
 
 @pytest.fixture(scope="module")
-def reads(names: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+def reads(copies_record: None, names: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     out = tmp_path_factory.mktemp("recorded")
     both = ("TRANSFER.ENGINE", "torchvision", "SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.MAX_ITER", 2)
     coco = ("DATASETS.TRAIN", (names["coco_train"],), "DATASETS.TEST", (names["coco_test"],))
@@ -76,8 +86,7 @@ def reads(names: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> di
     # The trunk that a recipe without TRANSFER.BACKBONE describes.
     random_trunk(Recording(load_recipe(CONFIGS / QUICK["C4"]), merged))  # type: ignore[arg-type]
     for recipe in runs:
-        for key, files in reads_of(recipe).items():
-            merged.setdefault(key, set()).update(files)
+        assert run_transfer(Recording(recipe, merged), "random") is not None  # type: ignore[arg-type]
     return merged
 
 
@@ -90,7 +99,8 @@ def test_every_honoured_key_is_read_by_more_than_a_check(reads: dict[str, set[st
 
 
 def test_no_key_is_read_that_is_not_honoured(reads: dict[str, set[str]]) -> None:
-    assert {key: files for key, files in reads.items() if key not in HONOURED} == {}
+    acted_on = {key: files - set(CHECKS) for key, files in reads.items() if files - set(CHECKS)}
+    assert {key: files for key, files in acted_on.items() if key not in HONOURED} == {}
 
 
 @pytest.mark.parametrize(
