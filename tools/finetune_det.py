@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     seeds = parse_seeds(args.seeds) if args.seeds else []
     draw = None if args.no_report else draw_report
     try:
-        return finetune(recipe, args.weights, args.engine, args.eval_only, args.resume, seeds, draw)
+        return finetune(recipe, args.weights, args.engine, args.eval_only, args.resume, seeds, draw, args.config_file)
     except RunStopped as stopped:
         return {"stopped_by": stopped.signal}
 

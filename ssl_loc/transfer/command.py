@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from ssl_loc.structures import Result
+from ssl_loc.transfer.published import PUBLISHED, read_published
 from ssl_loc.transfer.recipe import Recipe
-from ssl_loc.transfer.run import run_transfer
+from ssl_loc.transfer.run import RESULT_FILE, run_transfer
 from ssl_loc.transfer.seeds import run_seeds, spread_table
 from ssl_loc.utils.comm import get_rank
 from ssl_loc.utils.errors import ConfigError
+from ssl_loc.utils.file_io import write_json
 from ssl_loc.utils.logger import setup_logger
+
+logger = logging.getLogger(__name__)
 
 # Draws the report of a finished folder; called on the main process when the result is on disk.
 Draw = Callable[[str], object]
@@ -24,8 +30,15 @@ def finetune(
     resume: bool = False,
     seeds: Sequence[int] = (),
     draw: Draw | None = None,
+    config_file: str = "",
 ) -> dict[str, float]:
     """Fine-tune (or only evaluate), once or with every seed; returns the metrics on the main process.
+
+    Args:
+        recipe, weights, engine, eval_only, resume: see :func:`ssl_loc.transfer.run.run_transfer`.
+        seeds: none for a single run with the recipe's own.
+        draw: called for every finished folder.
+        config_file: file of the recipe; the published numbers in its header go into the result.
 
     Raises:
         ConfigError: ``seeds`` together with ``eval_only``.
@@ -33,9 +46,14 @@ def finetune(
     if seeds and eval_only:
         raise ConfigError("--seeds fine-tunes and --eval-only does not: leave one of them out")
 
+    published = read_published(config_file) if config_file else {}
+
     def once(recipe: Recipe, resume: bool) -> Result | None:
         setup_logger(recipe.OUTPUT_DIR, get_rank())
         result = run_transfer(recipe, weights, engine, eval_only, resume)
+        if result and published:
+            result.details[PUBLISHED] = published
+            write_json(Path(recipe.OUTPUT_DIR) / RESULT_FILE, result.to_dict())
         if result and draw:
             draw(recipe.OUTPUT_DIR)
         return result
@@ -46,7 +64,7 @@ def finetune(
     setup_logger(recipe.OUTPUT_DIR, get_rank())
     result = run_seeds(recipe, weights, seeds, once, engine)
     # The seeds wrote into their own logs.
-    logger = setup_logger(recipe.OUTPUT_DIR, get_rank())
+    setup_logger(recipe.OUTPUT_DIR, get_rank())
     if result:
         logger.info("%d seeds:\n%s", len(seeds), spread_table(result))
         if draw:

@@ -13,6 +13,7 @@ from ssl_loc.checkpoint.resume import flatten
 from ssl_loc.structures.result import Result
 from ssl_loc.transfer.build import DetectionEngine, choose_engine
 from ssl_loc.transfer.detector_file import read_detector
+from ssl_loc.transfer.published import PUBLISHED
 from ssl_loc.transfer.recipe import ALL_DEFAULTS, Recipe, edited, load_recipe
 from ssl_loc.transfer.resume import last_checkpoint
 from ssl_loc.transfer.run import PROTOCOL, PROTOCOL_VERSION, RECIPE_FILE, RESULT_FILE, open_trunk
@@ -183,7 +184,7 @@ def combine(results: Sequence[Result], weights: str, folders: Sequence[str]) -> 
     for name in first.metrics:
         mean, std = mean_std([result.metrics[name] for result in results])
         metrics[name], deviations[name] = mean, None if math.isnan(std) else std
-    kept = ("engine", "engine_version", "recipe", "trunk", "processes")
+    kept = ("engine", "engine_version", "recipe", "trunk", "processes", PUBLISHED)
     digests = {result.digest for result in results}
     return Result(
         protocol=PROTOCOL,

@@ -82,7 +82,10 @@ def report(args: argparse.Namespace) -> None:
     fine_tunings = [word for word in (*given, *args.results) if is_detection_folder(split_label(word)[1])]
     args.runs = [word for word in given if word not in fine_tunings]
     results = labelled_results([word for word in args.results if word not in fine_tunings])
-    sections = [numbers_section(results)]
+    groups = read_groups(fine_tunings)
+    found = report_sections(groups, args.count, args.min_score, "Detectors: " if args.runs else "") if groups else []
+    # All numbers on top.
+    sections = [numbers_section(results), *found[:1]]
     folders = name_runs(args.runs)
     if folders:
         sections += [settings_section(folders), curves_section(load_runs(folders)), views_section(folders, args.count)]
@@ -90,9 +93,7 @@ def report(args: argparse.Namespace) -> None:
         weights, protocol, data = _grounding(args)
         sections.append(cams_section(weights, data, protocol, args.count))
     sections.append(density_section(results))
-    groups = read_groups(fine_tunings)
-    if groups:
-        sections += report_sections(groups, args.count, args.min_score, "Detectors: " if folders else "")
+    sections += found[1:]
     labels = {"Pretraining": [run.label for run in folders], "Fine-tuning": [group.label for group in groups]}
     titles = [f"{what}: {', '.join(names)}" for what, names in labels.items() if names]
     subtitle = ", ".join(str(path) for path in [*(run.path for run in folders), *(g.folder for g in groups)])

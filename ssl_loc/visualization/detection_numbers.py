@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ssl_loc.transfer.metrics import HEADLINE
+from ssl_loc.transfer.published import PUBLISHED
 from ssl_loc.utils.seeds import mean_std
 from ssl_loc.visualization.detection_runs import TASKS, DetectionGroup, DetectionRun, by_protocol, short_names, tasks_of
 from ssl_loc.visualization.report import Section, Spread, Table
@@ -52,6 +53,7 @@ def headline_section(groups: Sequence[DetectionGroup]) -> Section:
     for protocol, dataset, part in by_protocol(groups):
         for task in tasks_of(part, dataset):
             tables.append(_headline(part, dataset, task, f"{TASKS[task]} AP on {short[dataset]} ({protocol})"))
+    tables += _published(groups)
     seeds = [_seeds_table(group, short) for group in groups if len(group.runs) > 1]
     return Section("Numbers", _advice(groups), tables=[*tables, *seeds])
 
@@ -80,6 +82,23 @@ def _headline(part: Sequence[DetectionGroup], dataset: str, task: str, caption: 
         for group, each in zip(part, found, strict=True)
     ]
     return Table(columns, rows, caption[0].upper() + caption[1:], dict.fromkeys(names, "max"), decimals=2)
+
+
+def _published(groups: Sequence[DetectionGroup]) -> list[Table]:
+    """Published numbers of the recipes, in tables of their own: another engine, and more data and time, made them."""
+    tables = {}
+    for group in groups:
+        known = group.first.result["details"].get(PUBLISHED) or {}
+        for task, word in TASKS.items():
+            rows = [
+                [row["label"], *(row[f"{task}/{name}"] for name in HEADLINE)]
+                for row in known.get("rows", [])
+                if f"{task}/AP" in row
+            ]
+            if rows:
+                caption = f"Published {word} AP with this recipe ({known['what']})"
+                tables[caption] = Table(["published", *HEADLINE], rows, caption, decimals=1)
+    return list(tables.values())
 
 
 def _seeds_table(group: DetectionGroup, short: dict[str, str]) -> Table:

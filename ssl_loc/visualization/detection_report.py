@@ -68,7 +68,12 @@ def report_sections(
         weights_section(groups),
         time_section(groups),
     ]
-    return [replace(s, heading=prefix + (s.heading.lower() if prefix else s.heading)) for s in sections]
+    return [replace(s, heading=prefix + (_lower(s.heading) if prefix else s.heading)) for s in sections]
+
+
+def _lower(heading: str) -> str:
+    """Without a capital in front, except of an abbreviation."""
+    return heading if heading[:2].isupper() else heading[0].lower() + heading[1:]
 
 
 def detections_section(groups: Sequence[DetectionGroup], count: int = IMAGES, min_score: float = MIN_SCORE) -> Section:

@@ -101,7 +101,9 @@ def detections_picture(
         fig.legend(handles=_legend(fig), loc="outside lower left", ncols=4, fontsize=8)
         hidden = place_labels(fig, labels)
     caption = _caption(name or specs[0], min_score, weak, len(shown) * len(runs), hidden)
-    return Picture(fig, caption + _ranking(ranked, len(dataset.dicts), len(runs)), wide=True)
+    if any(why for _, why in shown):
+        caption += _ranking(ranked, len(dataset.dicts), len(runs))
+    return Picture(fig, caption, wide=True)
 
 
 def _choose(dataset: DetectionDataset, runs: Sequence[Detections], count: int) -> tuple[list[tuple[dict, str]], int]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.detection_recipe import tiny_recipe
+from helpers.detection_recipe import CONFIGS, tiny_recipe
 from helpers.detection_results import noisy_predictions
 
 from ssl_loc.transfer import seeds
@@ -17,6 +17,7 @@ from ssl_loc.transfer.command import finetune
 from ssl_loc.transfer.datasets import get_detection_dataset
 from ssl_loc.transfer.detector_file import DetectorFile
 from ssl_loc.transfer.predictions import ImagePrediction
+from ssl_loc.transfer.published import PUBLISHED
 from ssl_loc.transfer.run import with_seed
 from ssl_loc.transfer.seeds import combine, read_result, spread_table
 from ssl_loc.utils.errors import ConfigError
@@ -132,6 +133,13 @@ def test_one_seed_has_no_spread(go: Callable, tmp_path: Path) -> None:
     assert set(result.details["std"].values()) == {None} and result.seed == 4
     assert "std" not in spread_table(result)
     assert combine([result], "w", ["seed_4"]).metrics == result.metrics
+
+
+def test_published_numbers_of_the_recipe_go_into_every_result(go: Callable, tmp_path: Path) -> None:
+    go([0], config_file=str(CONFIGS / "voc_R50_C4_24k.yaml"))
+    for folder in (tmp_path / "out", tmp_path / "out" / "seed_0"):
+        rows = read_result(folder).details[PUBLISHED]["rows"]
+        assert {row["label"]: row["bbox/AP"] for row in rows}["CAST"] == 54.2
 
 
 def test_a_drawn_seed_is_on_record_and_kept_by_resume(go: Callable, names: dict[str, str], tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from helpers.detection_data import CLASSES, draw_detection_data
 from helpers.detection_results import write_detection_run
 
+from ssl_loc.transfer.published import PUBLISHED
 from ssl_loc.transfer.seeds import combine, read_result
 from ssl_loc.utils.errors import DataError
 from ssl_loc.utils.file_io import read_json, write_json
@@ -104,6 +105,7 @@ def test_the_report_of_one_fine_tuning(names: dict[str, str], tmp_path: Path) ->
     assert {row[0] for row in per_class[1:]} == set(CLASSES)
     assert sum(int(row[1]) for row in per_class[1:]) == 8  # two objects on each image but the last
     assert [row[2] for row in per_class[1:]] == sorted((row[2] for row in per_class[1:]), key=float, reverse=True)
+    assert "Best and worst of 4 by the image&#x27;s own AP50" in text
     assert text.count("<img") == 3  # detections, precision and recall, losses
     for words in ("rbd", "1 h 07 min", "torchvision 9.9", "Mask R-CNN FPN", "8.8.8", "digest of backbone.pth"):
         assert words in text
@@ -218,4 +220,17 @@ def test_numbers_with_a_spread() -> None:
 def test_durations() -> None:
     assert [duration(s) for s in (0.26, 59.96, 61, 3599.7, 4000)] == [
         "0.3 s", "1 min 00 s", "1 min 01 s", "1 h 00 min", "1 h 07 min",
+    ]  # fmt: skip
+
+
+def test_published_numbers_stand_in_a_table_of_their_own(names: dict[str, str], tmp_path: Path) -> None:
+    folder = write_detection_run(tmp_path / "det", names)
+    result = read_json(folder / "result.json")
+    row = {"label": "CAST", "bbox/AP": 54.2, "bbox/AP50": 80.1, "bbox/AP75": 59.9}
+    result["details"][PUBLISHED] = {"what": "AP / AP50 / AP75 on VOC", "rows": [row]}
+    write_json(folder / "result.json", result)
+    write_report([folder, f"again={folder}"], tmp_path / "r.html")
+    tables = Tables((tmp_path / "r.html").read_text(encoding="utf-8")).found
+    assert tables["Published box AP with this recipe (AP / AP50 / AP75 on VOC)"] == [
+        ["published", "AP", "AP50", "AP75"], ["CAST", "54.2", "80.1", "59.9"],
     ]  # fmt: skip

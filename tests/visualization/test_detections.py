@@ -58,7 +58,7 @@ def test_boxes_with_scores_and_verdicts(tmp_path: Path) -> None:
     picture = detections_picture(runs)
     assert [texts(ax) for ax in picture.image.axes] == [["cup"], ["cup 0.90", "AP50 100"], ["nothing found"]]
     assert edges(picture.image.axes[1]) == [MET]  # the wrong box of score .1 is not drawn
-    assert "In 1 of 2 pictures" in picture.caption and "mean of the detectors" in picture.caption
+    assert "In 1 of 2 pictures" in picture.caption and "Best and worst" not in picture.caption  # a single image
     all_of_them = detections_picture(runs[:1], min_score=0.05)
     assert edges(all_of_them.image.axes[1]) == [MET, UNMET]
     legend = [t.get_text() for t in all_of_them.image.legends[0].get_texts()]
