@@ -52,7 +52,7 @@ def write_estimated_maps(
     estimator = build_estimator(method, preset, **(options or {}))
     unique_keys(dataset.records)
     _keep_apart(dataset, root)
-    said = [estimator.preset, *(f"{key}={value}" for key, value in sorted((options or {}).items()))]
+    said = [estimator.preset, *(f"{key}={_name(value)}" for key, value in sorted((options or {}).items()))]
     said += [f"at 1/{reduce}"] if reduce > 1 else []
     return run_estimator(
         estimator,
@@ -66,6 +66,11 @@ def write_estimated_maps(
         time_limit=time_limit,
         **how,
     )
+
+
+def _name(value: Any) -> Any:
+    """An option as it is written down: of a file its name, wherever it lies."""
+    return Path(value).name if isinstance(value, str) and Path(value).is_file() else value
 
 
 def available_processors() -> int:

@@ -62,6 +62,62 @@ def test_draw_check_and_continue(coco, run):
     assert np.array_equal(np.array(Image.open(maps / "1.png").convert("L")), [[0, 255, 0], [0, 0, 0]])
 
 
+@pytest.fixture
+def photos(tmp_path):
+    """Three photos of a bright square on grey noise."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    for i in range(3):
+        image = rng.integers(90, 110, (90, 120, 3))
+        image[30:60, 40 + 5 * i : 80] = (220, 60, 40)
+        Image.fromarray(image.astype(np.uint8)).save(tmp_path / "photos" / f"{i}.jpg")
+    return tmp_path / "photos"
+
+
+def test_from_photos_to_checked_maps_and_a_sheet_in_one_command(photos, tmp_path, run):
+    maps, sheet = tmp_path / "maps", tmp_path / "sheet.png"
+    words = (photos, "--method", "rbd", "--out", maps, "--check", "--preview", sheet)
+    status, out, _ = run(*words)
+    assert (status, out.splitlines()) == (
+        0,
+        [
+            "3 made, 0 kept",
+            f"{maps}: 3 maps of rbd (no labels); none empty, full or unreadable",
+            f"wrote {sheet}",
+            "3 images checked: every map is usable",
+        ],
+    )
+    for i in range(3):
+        saliency = np.array(Image.open(maps / f"{i}.png").convert("L")) / 255
+        assert saliency[35:55, 45 + 5 * i : 75].mean() > 0.5 + saliency[:20].mean()
+    assert Image.open(sheet).width > 900
+    assert run(*words)[1].startswith("0 made, 3 kept")
+    # Another preset does not go into the same folder; an image lost its map; a sheet is no map.
+    status, _, error = run(photos, "--method", "rbd", "--preset", "paper", "--out", maps)
+    assert status == 2 and "holds maps of rbd 'matlab'" in error
+    (maps / "1.png").unlink()
+    assert run(photos, "--check", "--out", maps)[:2] == (1, "missing: 1\n3 images checked: 1 missing\n")
+    status, _, error = run(photos, "--out", maps, "--preview", maps / "sheet.png")
+    assert status == 2 and "outside of the folder of the maps" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ((), "nothing to do; expected --method NAME"),
+        (("--method", "rbd"), "--method rbd needs DATASET"),
+        (("--check",), "--check needs DATASET"),
+        (("PHOTOS", "--method", "rbd", "--shard", "3/3"), "--shard is '3/3'; expected I/N"),
+        (("PHOTOS", "--method", "rbd", "--set", "max_side"), "expected KEY VALUE pairs"),
+        (("PHOTOS", "--method", "rbd", "--set", "max_sid", "9"), "rbd has no option max_sid"),
+        (("PHOTOS", "--method", "rbd", "--reduce", "0"), "--reduce is 0; expected 1 to 16"),
+    ],
+)
+def test_commands_that_cannot_work_are_one_sentence(words, expected, photos, tmp_path, run):
+    status, _, error = run(*(photos if word == "PHOTOS" else word for word in words), "--out", tmp_path / "maps")
+    assert status == 2 and expected in error and error.count("\n") == 1
+
+
 def test_precomputed_maps_are_listed_and_told_what_is_missing(tmp_path, run):
     Image.fromarray(np.eye(8, dtype=np.uint8) * 255).save(tmp_path / "a.png")
     status, _, error = run("--method", "precomputed", "--out", tmp_path)
