@@ -92,7 +92,7 @@ def seeds_folder(out: Path, names: dict[str, str], noises: tuple[float, ...], **
 
 
 def test_the_report_of_one_fine_tuning(names: dict[str, str], tmp_path: Path) -> None:
-    folder = write_detection_run(tmp_path / "mine", names, kind="mask", noise=2.0)
+    folder = write_detection_run(tmp_path / "mine", names, kind="mask", noise=5.0)
     text = try_report(folder).read_text(encoding="utf-8")
     metrics = read_json(folder / "result.json")["metrics"]
     tables = Tables(text).found
