@@ -11,8 +11,9 @@ import yaml
 from yacs.config import CfgNode as _YacsNode
 
 from ssl_loc.config.node import coerce, load_chain, parse_literal, plain_values
+from ssl_loc.transfer.combinations import ARCHITECTURES
 from ssl_loc.transfer.schema import DETECTRON2_DEFAULTS, OPEN_KEYS, OWN_DEFAULTS, OWN_NODE
-from ssl_loc.transfer.values import ARCHITECTURES, check_values
+from ssl_loc.transfer.values import check_values
 from ssl_loc.utils.errors import ConfigError, did_you_mean
 
 ALL_DEFAULTS: dict[str, Any] = {**DETECTRON2_DEFAULTS, **OWN_DEFAULTS}

@@ -13,21 +13,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from ssl_loc.config.node import plain_values
+from ssl_loc.transfer.combinations import ARCHITECTURES, LEVELS, ROI_HEADS, check_combinations
 from ssl_loc.utils.errors import ConfigError, did_you_mean
 
-# detectron2's architectures that recipes are about, by MODEL.BACKBONE.NAME.
-ARCHITECTURES = {"build_resnet_backbone": "C4", "build_resnet_fpn_backbone": "FPN"}
-
-_LEVELS = ("res2", "res3", "res4", "res5")
 _NORMS = ("", "BN", "SyncBN", "naiveSyncBN", "naiveSyncBN_N", "nnSyncBN", "FrozenBN", "GN", "LN")
-_POOLERS = ("ROIAlignV2", "ROIAlign", "ROIPool", "ROIAlignRotated")
+_POOLERS = ("ROIAlignV2", "ROIAlign", "ROIPool")
 _BOX_LOSSES = ("smooth_l1", "giou", "diou", "ciou")
 # numpy's generators, which draw the augmentations, take seeds below this.
 _SEED_LIMIT = 2**32
 # The only key where infinity means something: gradients clipped by their largest entry.
 _MAY_BE_INFINITE = ("SOLVER.CLIP_GRADIENTS.NORM_TYPE",)
-# detectron2's GroupNorm has this many groups, whatever the width.
-_GN_GROUPS = 32
 
 
 @dataclass(frozen=True)
@@ -93,7 +88,7 @@ def _anchors(value: Any) -> bool:
 
 
 def _is_level(value: Any) -> bool:
-    return value in _LEVELS
+    return value in LEVELS
 
 
 def _is_map(value: Any) -> bool:
@@ -144,15 +139,16 @@ RULES: dict[str, Rule] = {
             "FUSE_TYPE": _choice("sum", "avg"),
         },
     ),
-    "MODEL.PROPOSAL_GENERATOR.NAME": _choice("RPN", "RRPN", "PrecomputedProposals"),
+    "MODEL.PROPOSAL_GENERATOR.NAME": _choice("RPN"),
     "MODEL.PROPOSAL_GENERATOR.MIN_SIZE": _WEIGHT,
-    "MODEL.ANCHOR_GENERATOR.NAME": _choice("DefaultAnchorGenerator", "RotatedAnchorGenerator"),
+    "MODEL.ANCHOR_GENERATOR.NAME": _choice("DefaultAnchorGenerator"),
     "MODEL.ANCHOR_GENERATOR.SIZES": Rule("lists of sizes in pixels above 0, one list or one per level", _anchors),
     "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": Rule("lists of ratios above 0, one list or one per level", _anchors),
     "MODEL.ANCHOR_GENERATOR.OFFSET": Rule("a number from 0 to below 1", lambda v: 0 <= v < 1),
     **_under(
         "MODEL.RPN",
         {
+            "HEAD_NAME": _choice("StandardRPNHead"),
             "IN_FEATURES": _MAPS,
             "IOU_THRESHOLDS": Rule("two numbers above 0 and up to 1, background below foreground", _thresholds),
             "IOU_LABELS": _numbers(3, _choice(-1, 0, 1)),
@@ -174,7 +170,7 @@ RULES: dict[str, Rule] = {
     **_under(
         "MODEL.ROI_HEADS",
         {
-            "NAME": _choice("Res5ROIHeads", "Res5ROIHeadsExtraNorm", "StandardROIHeads"),
+            "NAME": _choice(*(name for names in ROI_HEADS.values() for name in names)),
             "NUM_CLASSES": _COUNT,
             "IN_FEATURES": _MAPS,
             "IOU_THRESHOLDS": _some("numbers above 0 and up to 1", lambda v: _number(v) and 0 < v <= 1),
@@ -197,7 +193,7 @@ RULES: dict[str, Rule] = {
             "FC_DIM": _COUNT,
         },
     ),
-    **_under("MODEL.ROI_MASK_HEAD", _SHAPED),
+    **_under("MODEL.ROI_MASK_HEAD", {"NAME": _choice("MaskRCNNConvUpsampleHead"), **_SHAPED}),
     **_under(
         "MODEL.RESNETS",
         {
@@ -285,7 +281,7 @@ def check_values(values: Mapping[str, Any]) -> None:
         if rule is not None and not rule.holds(value):
             near = did_you_mean(value, rule.expected.split("'")[1::2]) if isinstance(value, str) else ""
             raise ConfigError(f"{key} is {_shown(value)}; expected {rule.expected}{near}")
-    _check_together(values)
+    check_combinations(values)
 
 
 def _shown(value: Any) -> str:
@@ -296,81 +292,3 @@ def _finite(value: Any) -> bool:
     if _sequence(value):
         return all(map(_finite, value))
     return not isinstance(value, float) or math.isfinite(value)
-
-
-def _check_together(values: Mapping[str, Any]) -> None:
-    """What single keys cannot say."""
-    _check_anchor_rows(values)
-    _check_solver(values)
-    if values["INPUT.MIN_SIZE_TRAIN_SAMPLING"] == "range":
-        sizes = values["INPUT.MIN_SIZE_TRAIN"]
-        if len(sizes) != 2 or sizes[0] > sizes[1]:
-            raise ConfigError(
-                f"INPUT.MIN_SIZE_TRAIN is {_shown(sizes)} with INPUT.MIN_SIZE_TRAIN_SAMPLING 'range'; expected two "
-                "numbers, the smallest and the largest short side"
-            )
-    for key, channels in (
-        ("MODEL.FPN.NORM", "MODEL.FPN.OUT_CHANNELS"),
-        ("MODEL.ROI_BOX_HEAD.NORM", "MODEL.ROI_BOX_HEAD.CONV_DIM"),
-        ("MODEL.ROI_MASK_HEAD.NORM", "MODEL.ROI_MASK_HEAD.CONV_DIM"),
-    ):
-        if values[key] == "GN" and values[channels] % _GN_GROUPS:
-            raise ConfigError(
-                f"{key} is 'GN', which has {_GN_GROUPS} groups, but {channels} is {values[channels]}; expected a "
-                f"multiple of {_GN_GROUPS}"
-            )
-    _check_pyramid(values)
-
-
-def _check_anchor_rows(values: Mapping[str, Any]) -> None:
-    levels = len(values["MODEL.RPN.IN_FEATURES"])
-    per_cell = {}
-    for name in ("SIZES", "ASPECT_RATIOS"):
-        key = f"MODEL.ANCHOR_GENERATOR.{name}"
-        rows = values[key] if _sequence(values[key][0]) else [values[key]]
-        if len(rows) not in (1, levels):
-            raise ConfigError(
-                f"{key} has {len(rows)} rows but MODEL.RPN.IN_FEATURES names {levels} levels; expected one row or "
-                f"{levels}"
-            )
-        per_cell[key] = {len(row) for row in rows}
-    for key, counts in per_cell.items():
-        if len(counts) > 1:
-            raise ConfigError(
-                f"{key} is {_shown(values[key])}, with rows of different length; expected equally many anchors on "
-                "every level, because one head serves all levels"
-            )
-
-
-def _check_solver(values: Mapping[str, Any]) -> None:
-    if values["SOLVER.NESTEROV"] and not values["SOLVER.MOMENTUM"]:
-        raise ConfigError("SOLVER.NESTEROV is True with SOLVER.MOMENTUM 0; expected a momentum above 0, or False")
-    if values["SOLVER.LR_SCHEDULER_NAME"] == "WarmupStepWithFixedGammaLR":
-        decays, length = values["SOLVER.NUM_DECAYS"], values["SOLVER.MAX_ITER"]
-        if decays >= length:
-            raise ConfigError(
-                f"SOLVER.NUM_DECAYS is {decays} with SOLVER.LR_SCHEDULER_NAME 'WarmupStepWithFixedGammaLR' and "
-                f"SOLVER.MAX_ITER {length}; expected fewer decays than iterations"
-            )
-    rate, end = values["SOLVER.BASE_LR"], values["SOLVER.BASE_LR_END"]
-    if end > rate:
-        raise ConfigError(
-            f"SOLVER.BASE_LR_END is {end}, above SOLVER.BASE_LR {rate}; expected the end of the cosine schedule at or "
-            "below its start"
-        )
-
-
-def _check_pyramid(values: Mapping[str, Any]) -> None:
-    if ARCHITECTURES[values["MODEL.BACKBONE.NAME"]] != "FPN":
-        return
-    names = list(values["MODEL.FPN.IN_FEATURES"])
-    if not names or names != [level for level in _LEVELS if level in names]:
-        raise ConfigError(
-            f"MODEL.FPN.IN_FEATURES is {names} with MODEL.BACKBONE.NAME {values['MODEL.BACKBONE.NAME']!r}; expected "
-            f"levels among {', '.join(_LEVELS)}, in order"
-        )
-    if names != list(_LEVELS[_LEVELS.index(names[0]) :][: len(names)]):
-        raise ConfigError(f"MODEL.FPN.IN_FEATURES is {names}; expected neighbouring levels, without a gap")
-    box = "MODEL.ROI_BOX_HEAD"
-    if values[f"{box}.NAME"] == "FastRCNNConvFCHead" and not values[f"{box}.NUM_FC"] + values[f"{box}.NUM_CONV"]:
-        raise ConfigError(f"{box}.NUM_FC and {box}.NUM_CONV are 0; expected at least one layer in the box head")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from ssl_loc.transfer.run import run_transfer
 from ssl_loc.transfer.torchvision_engine.honoured import check_recipe
 from ssl_loc.utils.errors import UserError
 
+HERE, WHY = Detectron2Engine().available()
 # SSL_LOC_RANDOM_EDITS=1000 is the long version.
 EXAMPLES = int(os.environ.get("SSL_LOC_RANDOM_EDITS", "60"))
 SETTINGS = settings(
@@ -69,8 +71,6 @@ ONE_STEP = ("SOLVER.MAX_ITER", 1, "SOLVER.STEPS", "()", "SOLVER.CHECKPOINT_PERIO
 
 def with_edits(base: dict, changes: list[Edit], folder: Path) -> Path:
     """A yaml as a user would have written it."""
-    import copy
-
     nested = copy.deepcopy(base)
     for key, value in changes:
         *parents, last = key.split(".")
@@ -108,6 +108,16 @@ def test_random_edits_run_or_are_refused_in_a_sentence(
     kind: str, changes: list[Edit], bases: dict[str, dict], tmp_path: Path
 ) -> None:
     outcome(with_edits(bases[kind], changes, tmp_path), changes)
+
+
+@pytest.mark.detectron2
+@pytest.mark.skipif(not HERE, reason=WHY)
+@given(kind=st.sampled_from(KINDS), changes=edits())
+@settings(SETTINGS, max_examples=max(20, EXAMPLES // 3))
+def test_random_edits_run_or_are_refused_in_a_sentence_by_detectron2(
+    kind: str, changes: list[Edit], bases: dict[str, dict], tmp_path: Path
+) -> None:
+    outcome(with_edits(bases[kind], changes, tmp_path), changes, "detectron2")
 
 
 # The engines' samplers draw differently, so all candidates are sampled; the scene has three classes; data, weights and
@@ -153,7 +163,7 @@ def differences(kind: str, changes: list[Edit], names: dict[str, str], folder: P
 
 
 @pytest.mark.detectron2
-@pytest.mark.skipif(not Detectron2Engine().available()[0], reason=Detectron2Engine().available()[1])
+@pytest.mark.skipif(not HERE, reason=WHY)
 @given(kind=st.sampled_from(KINDS), changes=plausible_edits(PAIRED))
 @settings(SETTINGS, max_examples=max(20, EXAMPLES // 3))
 def test_what_both_engines_accept_means_the_same(
