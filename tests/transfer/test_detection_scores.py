@@ -33,6 +33,11 @@ def test_a_curve_is_the_precision_at_each_recall_or_a_higher_one():
     assert len(found.recall) == 101 and found.recall[25] == pytest.approx(0.25) and found.ap == 57.5
 
 
+def test_a_curve_does_not_fall_before_it_rises():
+    # A false detection first: precision 1/2 at recall .5 and 2/3 at 1; so 2/3 can be had at every recall.
+    assert curve([0.0, 0.5, 1.0], [0.0, 1 / 2, 2 / 3], ap=66.7).precision == pytest.approx([2 / 3] * 101)
+
+
 def test_a_curve_without_detections_or_with_all_objects():
     assert curve([], [], 0).precision == [0.0] * 101
     assert curve([0.5, 1.0], [1.0, 1.0], 100).precision == [1.0] * 101
