@@ -234,3 +234,15 @@ def test_published_numbers_stand_in_a_table_of_their_own(names: dict[str, str], 
     assert tables["Published box AP with this recipe (AP / AP50 / AP75 on VOC)"] == [
         ["published", "AP", "AP50", "AP75"], ["CAST", "54.2", "80.1", "59.9"],
     ]  # fmt: skip
+
+
+def test_several_test_sets_have_their_own_tables(names: dict[str, str], tmp_path: Path) -> None:
+    both = (names["coco_test"], names["coco_train"])
+    folder = write_detection_run(tmp_path / "det", names, kind="mask", overrides=("DATASETS.TEST", str(both)))
+    metrics = read_json(folder / "result.json")["metrics"]
+    assert f"{both[1]}/segm/AP50" in metrics
+    tables = Tables(try_report(folder).read_text(encoding="utf-8")).found
+    for spec, name in zip(both, ("COCO, test", "COCO, train"), strict=True):
+        rows = tables[f"Mask AP on {name} (torchvision, protocol v1)"]
+        assert rows[1][rows[0].index("AP50")] == f"{metrics[f'{spec}/segm/AP50']:.2f}"
+        assert len(tables[f"{name} (torchvision, protocol v1)"]) == 1 + len(CLASSES)
