@@ -108,6 +108,11 @@ def _check_parts(values: Mapping[str, Any]) -> None:
                 f"MODEL.RESNETS.OUT_FEATURES is {outputs} with MODEL.BACKBONE.NAME {backbone!r}; expected ['res4']: "
                 "res5 belongs to the head"
             )
+        if values["MODEL.RESNETS.DEFORM_ON_PER_STAGE"][-1]:
+            raise ConfigError(
+                "MODEL.RESNETS.DEFORM_ON_PER_STAGE is True for res5, which is the head of a C4 detector and cannot be "
+                "deformable; set the last entry False"
+            )
         return
     if not levels or levels != [level for level in LEVELS if level in levels]:
         raise ConfigError(

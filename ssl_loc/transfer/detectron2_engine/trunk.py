@@ -95,6 +95,11 @@ class TrunkShape:
 def fill_trunk(cfg: CfgNode, shape: TrunkShape) -> None:
     """Make ``cfg`` build this trunk. Standard ones stay with detectron2's builders; others get builders of ours."""
     resnets = cfg.MODEL.RESNETS
+    if resnets.WIDTH_PER_GROUP not in (STANDARD_WIDTH, shape.width):
+        raise ConfigError(
+            f"MODEL.RESNETS.WIDTH_PER_GROUP is {resnets.WIDTH_PER_GROUP} but the trunk has {shape.width}; leave it out "
+            "or correct it"
+        )
     resnets.DEPTH = shape.depth
     resnets.STEM_OUT_CHANNELS = resnets.WIDTH_PER_GROUP = shape.width
     resnets.RES2_OUT_CHANNELS = shape.channels(0)
@@ -106,10 +111,10 @@ def fill_trunk(cfg: CfgNode, shape: TrunkShape) -> None:
         cfg.MODEL.ROI_HEADS.NAME = _register_heads(shape, extra_norm=heads == _EXTRA_NORM)
     if shape.standard:
         return
-    if resnets.NUM_GROUPS != 1 or resnets.RES5_DILATION != 1 or any(resnets.DEFORM_ON_PER_STAGE):
+    changed = ("NUM_GROUPS", resnets.NUM_GROUPS != 1), ("DEFORM_ON_PER_STAGE", any(resnets.DEFORM_ON_PER_STAGE))
+    if wrong := [f"MODEL.RESNETS.{name} {resnets[name]}" for name, is_changed in changed if is_changed]:
         raise ConfigError(
-            "MODEL.RESNETS.NUM_GROUPS, RES5_DILATION and DEFORM_ON_PER_STAGE must keep their defaults with a trunk of "
-            f"unusual shape ({shape})"
+            f"a trunk of unusual shape ({shape}) cannot be built with {' and '.join(wrong)}; leave the default"
         )
     pyramid = "fpn" in cfg.MODEL.BACKBONE.NAME
     name = f"ssl_loc_trunk_{shape.digest()}{'_fpn' if pyramid else ''}"
