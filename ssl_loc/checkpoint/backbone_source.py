@@ -99,7 +99,9 @@ def check_stated(meta: Mapping[str, Any], source: str | os.PathLike) -> None:
     for key in ("pixel_mean", "pixel_std"):
         value = meta[key]
         numbers = isinstance(value, list) and len(value) == 3 and all(isinstance(v, (int, float)) for v in value)
-        if not numbers or max(value) <= 1:
+        # A std of 1 is Caffe2's, a mean of 0 somebody's choice; a std below 1 or a mean of at most 1 is of 0..1 pixels.
+        small = numbers and (min(value) < 1 if key == "pixel_std" else 0 < max(value) <= 1)
+        if not numbers or small:
             raise WeightsError(f"{key} in {source} is {value!r}; expected three numbers on the 0..255 scale")
     if meta["channel_order"] not in ("RGB", "BGR"):
         raise WeightsError(f"channel_order in {source} is {meta['channel_order']!r}; expected 'RGB' or 'BGR'")

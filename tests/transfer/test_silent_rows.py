@@ -6,6 +6,7 @@ given to its modules, so that a refusal never guards against nothing.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,35 @@ def test_each_silent_setting_is_refused(
     with pytest.raises(ConfigError, match=words) as error:
         run_transfer(recipe_with(arch, keys), weights, "torchvision")
     assert "\n" not in str(error.value) and "TRANSFER.ALLOW_NONSTANDARD" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [("a.pth", "torchvision"), ("a.pth", "detectron2"), ("a.pth", "timm"), ("a.safetensors", "")],
+)
+def test_the_refusal_is_the_same_from_every_format(
+    name: str, format: str, r50: tuple[nn.Module, BackboneFile], tmp_path: Path
+) -> None:
+    """What the file says of itself travels with it, so that each of them is as safe as our own."""
+    write_backbone(r50[1], tmp_path / name, format)
+    trunk = open_trunk(recipe_with("C4", {}), str(tmp_path / name))
+    assert trunk.digest == r50[1].meta["digest"] and trunk.meta == r50[1].meta
+    keys, words = ROWS["BGR, mean in RGB order"]
+    with pytest.raises(ConfigError, match=words):
+        open_trunk(recipe_with("C4", keys), str(tmp_path / name))
+
+
+def test_a_trunk_of_other_conventions_wants_other_keys(tmp_path: Path) -> None:
+    """Original Caffe2 weights: BGR, std 1, stride in the 1x1 convolution, as their JSON states."""
+    _, file = drawn_trunk(R50)
+    torch.save(file.model, tmp_path / "msra.pth")
+    stated = {"pixel_mean": MEAN[::-1], "pixel_std": [1.0, 1.0, 1.0], "channel_order": "BGR", "stride_in_1x1": True}
+    (tmp_path / "msra.pth.json").write_text(json.dumps(stated))
+    right = {"INPUT.FORMAT": "BGR", "MODEL.PIXEL_MEAN": MEAN[::-1], "MODEL.PIXEL_STD": [1.0, 1.0, 1.0]}
+    right["MODEL.RESNETS.STRIDE_IN_1X1"] = True
+    assert open_trunk(recipe_with("C4", right), str(tmp_path / "msra.pth")).meta["channel_order"] == "BGR"
+    with pytest.raises(ConfigError, match="INPUT.FORMAT is 'RGB' .*expected 'BGR'; .*in its 1x1 .*expected True"):
+        open_trunk(recipe_with("C4", {}), str(tmp_path / "msra.pth"))
 
 
 @pytest.mark.parametrize("engine", ["torchvision", pytest.param("detectron2", marks=needs_detectron2)])
