@@ -30,7 +30,7 @@ examples:
   # look at recipe, weights and data first: seconds, all problems in one list, nothing written
   tools/finetune_det.py --config-file ... --weights backbone.pth --dry-run
 
-  # several GPUs, or processes on the CPU; SOLVER.IMS_PER_BATCH is the total
+  # several GPUs, or processes on the CPU; the papers' recipes keep their images: batch, lr and lengths follow N
   tools/finetune_det.py --config-file ... --weights backbone.pth --num-gpus 8
 
   # five seeds, mean and standard deviation; the same command goes on after a stop
