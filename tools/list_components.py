@@ -15,6 +15,7 @@ from tabulate import tabulate
 from ssl_loc.components import load_components
 from ssl_loc.config.node import import_part
 from ssl_loc.data.catalog import path_form_usage, resolve_path_form
+from ssl_loc.saliency.build import load_estimators
 from ssl_loc.transfer.build import load_engines
 from ssl_loc.utils.cli import run_tool
 from ssl_loc.utils.errors import ConfigError, did_you_mean
@@ -30,7 +31,7 @@ A name goes into a yaml (MODEL.METHOD, LOSS.NAMES, AUGMENT.VIEWS, DATA.TRAIN, ..
 (--protocol, --engine).
 """
 # Rooms that register parts which pretraining does not need.
-EXTRA_ROOMS = ("ssl_loc.saliency", "ssl_loc.evaluation")
+EXTRA_ROOMS = ("ssl_loc.data.map_commands", "ssl_loc.evaluation")
 
 
 def parse_args() -> argparse.Namespace:
@@ -69,6 +70,7 @@ def main() -> None:
     args = parse_args()
     load_components()
     load_engines()
+    load_estimators()
     for room in EXTRA_ROOMS:
         importlib.import_module(room)
     for name in args.imports:

@@ -22,6 +22,8 @@ Examples:
   python tools/make_saliency.py photos/ --check --out maps/
 
 docs/saliency.md says which method to take and what it costs; tools/evaluate.py --protocol saliency scores maps.
+
+Methods:
 """
 
 from __future__ import annotations
@@ -31,20 +33,23 @@ import logging
 from pathlib import Path
 
 from ssl_loc.data.catalog import Dataset, get_dataset
-from ssl_loc.data.map_commands import check, make
+from ssl_loc.data.map_commands import MAP_SOURCE_REGISTRY, check, make
 from ssl_loc.saliency.build import SALIENCY_REGISTRY, load_estimators
 from ssl_loc.saliency.manifest import DEFAULT_THRESHOLD, read_manifest
 from ssl_loc.utils.cli import run_tool
 from ssl_loc.utils.errors import ConfigError
 
+METHODS = (SALIENCY_REGISTRY, MAP_SOURCE_REGISTRY)
+
 
 def parser() -> argparse.ArgumentParser:
     load_estimators()
-    methods = [*SALIENCY_REGISTRY.names(), "ground_truth", "precomputed"]
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    methods = {name: (part.__doc__ or "").splitlines()[0] for r in METHODS for name, part in r}
+    text = (__doc__ or "") + "\n".join(f"  {name:<12} {line}" for name, line in methods.items())
+    p = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("dataset", nargs="?", metavar="DATASET", help="a folder, coco:DIR:SPLIT, voc:..., or a name")
     p.add_argument("--out", required=True, metavar="ROOT", help="folder of the maps")
-    p.add_argument("--method", choices=methods, help="how the maps come about")
+    p.add_argument("--method", choices=list(methods), metavar="NAME", help="how the maps come about: see above")
     p.add_argument("--check", action="store_true", help="compare the maps with the images of DATASET")
     p.add_argument("--preview", metavar="FILE", help="draw a contact sheet of images beside their maps")
     p.add_argument("--preset", default="", help="named constants of the method (or, precomputed: its settings)")

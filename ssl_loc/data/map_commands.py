@@ -14,7 +14,12 @@ from ssl_loc.saliency.manifest import Manifest, write_manifest
 from ssl_loc.saliency.runner import RunReport, shard_of
 from ssl_loc.saliency.store import first_names
 from ssl_loc.utils.errors import ConfigError
+from ssl_loc.utils.registry import Registry
 
+MAP_SOURCE_REGISTRY = Registry("MAP_SOURCE")
+MAP_SOURCE_REGISTRY.__doc__ = """
+Where maps come from that no estimator makes from pixels: ``function(dataset or None, args) -> Manifest``.
+"""
 # What a shell reports for a program that Ctrl-C ended.
 INTERRUPTED = 130
 
@@ -28,12 +33,9 @@ class Done(NamedTuple):
 
 def make(dataset: Dataset | None, args: argparse.Namespace) -> Done:
     """Write the maps (or only the manifest)."""
-    if args.method == "precomputed":
-        return Done(0, _summary(_list(args)))
-    assert dataset is not None  # every other method needs one
-    if args.method == "ground_truth":
-        how = {"prefer": args.objects, "reduce": args.reduce, "overwrite": args.overwrite}
-        return Done(0, _summary(write_ground_truth_maps(dataset, args.out, **how)))
+    if args.method in MAP_SOURCE_REGISTRY:
+        return Done(0, _summary(MAP_SOURCE_REGISTRY.get(args.method)(dataset, args)))
+    assert dataset is not None  # estimators need images
     manifest, report = write_estimated_maps(
         dataset,
         args.out,
@@ -61,7 +63,17 @@ def check(dataset: Dataset, args: argparse.Namespace) -> Done:
     return Done(int(any(kind not in args.allow for kind in found)), "\n".join(lines))
 
 
-def _list(args: argparse.Namespace) -> Manifest:
+@MAP_SOURCE_REGISTRY.register(name="ground_truth")
+def ground_truth(dataset: Dataset | None, args: argparse.Namespace) -> Manifest:
+    """The dataset's own objects, masks or boxes: an oracle (uses labels)."""
+    assert dataset is not None  # the tool opens it
+    how = {"prefer": args.objects, "reduce": args.reduce, "overwrite": args.overwrite}
+    return write_ground_truth_maps(dataset, args.out, **how)
+
+
+@MAP_SOURCE_REGISTRY.register(name="precomputed")
+def precomputed(dataset: Dataset | None, args: argparse.Namespace) -> Manifest:
+    """Maps that another program made, e.g. Deep-USPS: only listed."""
     for name in ("estimator", "uses_labels"):
         if not getattr(args, name):
             raise ConfigError(f"--method precomputed needs --{name.replace('_', '-')}; see --help for examples")
