@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ssl_loc.utils.errors import DataError
-from ssl_loc.utils.file_io import read_json, write_json
+from ssl_loc.utils.file_io import read_json, write_text
 
 FORMAT = "ssl_loc.detection_scores"
 VERSION = 1
@@ -88,8 +89,8 @@ class DetectionScores:
 
 
 def save_scores(path: str | os.PathLike, scores: DetectionScores) -> None:
-    """Write as json (atomic)."""
-    write_json(path, scores.to_dict())
+    """Write as json (atomic); on one line, since a curve would take two hundred."""
+    write_text(path, json.dumps(scores.to_dict()) + "\n")
 
 
 def load_scores(path: str | os.PathLike) -> DetectionScores:

@@ -114,9 +114,10 @@ def test_coco_equals_detectron2(detectron2, tmp_path, seed, fast):
             assert sorted(v for k, v in ours.items() if "AP-" in k) == pytest.approx(per_class, abs=1e-4)
 
 
-def test_rows_and_curves_of_both_evaluators_agree(detectron2, tmp_path):
+def test_rows_and_curves_of_both_evaluators_agree(detectron2, tmp_path, capsys):
     dataset, predictions = random_coco(tmp_path, 7, images=8)
     own, theirs = (evaluate(dataset, predictions, True, name) for name in ("own", "detectron2"))
+    assert capsys.readouterr().out == ""
     assert (own.evaluator, theirs.evaluator) == ("own", "detectron2")
     assert theirs.metrics == pytest.approx(own.metrics, abs=1e-4)
     for task in ("bbox", "segm"):

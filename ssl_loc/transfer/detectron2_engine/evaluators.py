@@ -7,11 +7,12 @@ evaluated this way wherever detectron2 imports.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -49,8 +50,8 @@ def check_dataset(dataset: DetectionDataset) -> None:
         return
     if dataset.year not in _VOC_YEARS:
         raise DataError(
-            f"{dataset.name} is of the year {dataset.year}, and detectron2's VOC evaluator knows only 2007 (eleven-point "
-            "AP) and 2012 (area); set TRANSFER.EVALUATOR own"
+            f"{dataset.name} is of the year {dataset.year}, and detectron2's VOC evaluator knows only 2007 "
+            "(eleven-point AP) and 2012 (area); set TRANSFER.EVALUATOR own"
         )
     for record in dataset.dicts:
         if any(side != int(side) for a in record["annotations"] for side in a["bbox"]):
@@ -101,7 +102,10 @@ def _evaluate_coco(
             evaluator = _KeepingCOCOEvaluator(name, tasks=tuple(tasks), distributed=False)
             evaluator.evaluations = {}
             _process(evaluator, dataset, predictions, masks="segm" in tasks)
-            evaluator.evaluate(img_ids=sorted(record["image_id"] for record in dataset.dicts))
+            text = io.StringIO()  # pycocotools prints its progress and a table
+            with contextlib.redirect_stdout(text):
+                evaluator.evaluate(img_ids=sorted(record["image_id"] for record in dataset.dicts))
+            logger.debug("%s\n%s", dataset.name, text.getvalue())
     parts = [scores_of(dataset, evaluator.evaluations[task], task) for task in tasks]
     return joined(dataset.name, NAME, parts)
 
@@ -193,7 +197,7 @@ def _decoded(prediction: ImagePrediction, size: tuple[int, int]) -> torch.Tensor
     return torch.from_numpy(coco_mask.decode(prediction.masks).transpose(2, 0, 1).astype(bool))
 
 
-@contextmanager
+@contextlib.contextmanager
 def _catalogued(**values: Any) -> Iterator[str]:
     """Name of a temporary entry in detectron2's metadata catalog, which its evaluators look into."""
     name = f"ssl_loc/evaluation/{id(values)}"
