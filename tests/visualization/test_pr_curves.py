@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssl_loc.transfer.detection_scores import DetectionScores, curve
+from ssl_loc.transfer.detection_scores import DetectionScores, PrCurve, curve
 from ssl_loc.visualization.detection_runs import DetectionGroup, DetectionRun
 from ssl_loc.visualization.pr_curves import ALL_CLASSES, ENDS, mean_curve, pr_picture, shown_classes
 
@@ -30,6 +30,7 @@ def test_mean_over_classes_by_hand() -> None:
     at = dict(zip(levels.round(2).tolist(), height.tolist(), strict=True))
     assert at[0.0] == pytest.approx(0.7) and at[0.5] == pytest.approx(0.7)
     assert at[0.51] == pytest.approx(0.4) and at[1.0] == pytest.approx(0.4)
+    assert mean_curve([PrCurve([0.0, 0.5], [0.6, 0.6], 0.0)])[1][[50, 51]].tolist() == [0.6, 0.0]  # ends at .5
 
 
 def test_panels_lines_and_legend() -> None:
