@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 from helpers.detection_data import draw_detection_data
+from helpers.detection_recipe import tiny_recipe
 from helpers.engine_pair import EnginePair
 
 from ssl_loc.transfer.datasets import get_detection_dataset, get_detection_datasets
 from ssl_loc.transfer.detectron2_engine import Detectron2Engine
 from ssl_loc.transfer.recipe import Recipe, load_recipe
+from ssl_loc.transfer.run import run_transfer
 from ssl_loc.transfer.torchvision_engine.loader import training_loader, training_records
 from ssl_loc.utils.errors import ConfigError, DataError
 
@@ -137,6 +139,18 @@ def test_crowds_and_broken_polygons_are_dropped_alike(tmp_path: Path) -> None:
         del content["annotations"][-20:]  # the single pixels
 
     assert equal_batches(recipe_on(edit(tmp_path, change)), 6)["objects"] > 10
+
+
+@pytest.mark.parametrize("name", ["torchvision", "detectron2"])
+def test_objects_without_a_mask_are_refused_alike(name: str, tmp_path: Path) -> None:
+    def change(content: dict[str, Any]) -> None:
+        content["annotations"][1]["segmentation"] = []
+
+    edit(tmp_path, change)
+    names = {f"coco_{split}": f"coco:{tmp_path / 'coco'}:{split}" for split in ("train", "test")}
+    words = "MODEL.MASK_ON is True, but .* has an object without a mask .*train_000.jpg.*set MODEL.MASK_ON False"
+    with pytest.raises(DataError, match=words):
+        run_transfer(tiny_recipe("mask", names, tmp_path / "out"), "random", name)
 
 
 def damaged(content: dict[str, Any]) -> None:
