@@ -262,4 +262,7 @@ def solve_positive(system: np.ndarray, right: np.ndarray) -> np.ndarray:
         factor = cho_factor(system.T, lower=True, overwrite_a=True, check_finite=False)
     except LinAlgError as error:
         raise ArithmeticError(str(error)) from None
-    return cho_solve(factor, right, check_finite=False)
+    solution = cho_solve(factor, right, check_finite=False)
+    if not np.isfinite(solution).all():
+        raise ArithmeticError("the solution is not finite")
+    return solution
