@@ -15,6 +15,7 @@ import pytest
 from engine_runs import assert_equal_bits, last_state, tiny_cfg
 
 import ssl_loc
+from ssl_loc.config import CfgNode
 from ssl_loc.data.build import PretrainLoader, build_pretrain_loader
 from ssl_loc.engine import train
 from ssl_loc.engine.signals import StopRequest
@@ -70,26 +71,54 @@ def test_handlers_are_given_back_and_a_second_interrupt_is_immediate() -> None:
 
 @pytest.mark.parametrize(("processes", "to"), [(1, "group"), (2, "process"), (2, "group")])
 def test_the_tool_exits_143_on_sigterm(drawn: Data, tmp_path: Path, processes: int, to: str) -> None:
-    """Sent to the tool alone, or, as by torchrun and batch systems, to it, its processes and all loader workers."""
-    out, config = tmp_path / "run", tmp_path / "run.yaml"
-    workers = ("DATA.NUM_WORKERS", 2 if to == "group" else 0)
+    """Sent to the tool alone, or, as by batch systems, to it, its processes and all loader workers."""
+    out, workers = tmp_path / "run", ("DATA.NUM_WORKERS", 2 if to == "group" else 0)
     cfg = tiny_cfg(drawn, out, "SOLVER.MAX_ITER", 100000, "ENGINE.LOG_PERIOD", 1, *workers)
-    config.write_text(cfg.dump_yaml())
-    tool = [sys.executable, str(ROOT / "tools" / "train_net.py"), "--config-file", str(config)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with open(tmp_path / "stderr", "wb") as stderr:
-        command = [*tool, "--num-gpus", str(processes)]
-        run = subprocess.Popen(command, env=environment, stderr=stderr, start_new_session=True)
-        deadline = time.monotonic() + 300
-        while not (out / "metrics.jsonl").exists() or len(read_metrics(out)) < 2:
-            assert run.poll() is None and time.monotonic() < deadline, (tmp_path / "stderr").read_text()
-            time.sleep(0.1)
-        if to == "group":
-            os.killpg(run.pid, signal.SIGTERM)
-        else:
-            run.send_signal(signal.SIGTERM)
-        assert run.wait(timeout=120) == 128 + signal.SIGTERM, (tmp_path / "stderr").read_text()
-    text = (tmp_path / "stderr").read_text()
+    status, text = stop_the_tool(cfg, out, [], ["--num-gpus", str(processes)], to)
+    assert status == 128 + signal.SIGTERM, text
     assert "SIGTERM: finishing the step and writing a checkpoint" in text
     assert "Traceback" not in text and "killed by signal" not in text
     assert last_state(out)["iteration"] == read_metrics(out)[-1]["iteration"] >= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to", ["process", "group"])
+def test_torchrun_passes_sigterm_on(drawn: Data, tmp_path: Path, to: str) -> None:
+    """To torchrun, which sends it to its processes and all loader workers; it then exits with a status of its own."""
+    # A schedule that is the same however long the run is.
+    constant = ("SOLVER.SCHEDULE", "step", "SOLVER.STEPS", [])
+    stopped, keys = tmp_path / "stopped", ("ENGINE.LOG_PERIOD", 1, "DATA.NUM_WORKERS", 2, *constant)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    status, text = stop_the_tool(tiny_cfg(drawn, stopped, "SOLVER.MAX_ITER", 100000, *keys), stopped, torchrun, [], to)
+    assert status != 0 and "SIGTERM: finishing the step and writing a checkpoint" in text
+    iteration = last_state(stopped)["iteration"]
+    assert iteration == read_metrics(stopped)[-1]["iteration"] >= 2, text
+    for out, more in ((stopped, ["--resume"]), (tmp_path / "whole", [])):
+        cfg = tiny_cfg(drawn, out, "SOLVER.MAX_ITER", iteration + 2, *keys)
+        run = start_the_tool(cfg, out, torchrun, more)
+        assert run.wait(timeout=300) == 0, out.with_suffix(".stderr").read_text()
+    assert_equal_bits(last_state(tmp_path / "whole"), last_state(stopped))
+
+
+def start_the_tool(cfg: CfgNode, out: Path, launcher: list[str], arguments: list[str]) -> subprocess.Popen:
+    """In a process group of its own; what it says goes to OUT.stderr."""
+    config = out.with_suffix(".yaml")
+    config.write_text(cfg.dump_yaml())
+    command = [sys.executable, *launcher, str(ROOT / "tools" / "train_net.py"), "--config-file", str(config)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    with open(out.with_suffix(".stderr"), "wb") as stderr:
+        return subprocess.Popen([*command, *arguments], env=environment, stderr=stderr, start_new_session=True)
+
+
+def stop_the_tool(cfg: CfgNode, out: Path, launcher: list[str], arguments: list[str], to: str) -> tuple[int, str]:
+    """Start, wait for two steps, send SIGTERM; (exit status, what it said)."""
+    run = start_the_tool(cfg, out, launcher, arguments)
+    stderr, deadline = out.with_suffix(".stderr"), time.monotonic() + 300
+    while not (out / "metrics.jsonl").exists() or len(read_metrics(out)) < 2:
+        assert run.poll() is None and time.monotonic() < deadline, stderr.read_text()
+        time.sleep(0.1)
+    if to == "group":
+        os.killpg(run.pid, signal.SIGTERM)
+    else:
+        run.send_signal(signal.SIGTERM)
+    return run.wait(timeout=120), stderr.read_text()

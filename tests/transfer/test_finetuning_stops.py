@@ -36,7 +36,7 @@ def test_a_stop_anywhere_changes_nothing(engine: str, names: Names, tmp_path: Pa
     """After a step, during PreciseBN and evaluation between steps and after the last one, during the prediction."""
     look = Countdown()
     whole = fine_tune(engine, tiny_recipe("C4", names, tmp_path / "whole", *SHORT), request=look)
-    points = [1, 2, 6, *range(8, look.looks + 1, 3)]
+    points = [1, 2, 6, *range(8, look.looks + 1, 2)]
     assert look.looks >= 13
     finished = 0
     for at in points:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -172,27 +173,10 @@ def test_a_detector_of_another_recipe_is_refused(names: dict[str, str], tmp_path
 
 def test_the_tool_teaches_and_fails_in_one_sentence(tmp_path: Path) -> None:
     tool = [sys.executable, str(ROOT / "tools" / "finetune_det.py")]
-    shown = subprocess.run([*tool, "--help"], capture_output=True, text=True, check=True).stdout
+    here = {**os.environ, "PYTHONPATH": str(ROOT)}
+    shown = subprocess.run([*tool, "--help"], capture_output=True, text=True, check=True, env=here).stdout
     assert "examples:" in shown and "--eval-only" in shown and "voc:DEVKIT:YEAR:SPLIT" in shown
     wrong = ["--config-file", str(CONFIGS / QUICK["C4"]), "--weights", "random", "SOLVER.BASE_LRR", "1"]
-    failed = subprocess.run([*tool, *wrong], capture_output=True, text=True)
+    failed = subprocess.run([*tool, *wrong], capture_output=True, text=True, env=here)
     assert failed.returncode == 2 and failed.stderr.startswith("error: unknown recipe key SOLVER.BASE_LRR")
     assert "Traceback" not in failed.stderr
-
-
-@pytest.mark.slow
-def test_a_detector_learns(tmp_path: Path) -> None:
-    """Two coloured shapes, random initialisation, 200 iterations: AP50 above 20 (a run gives 60 or more)."""
-    names = draw_detection_data(tmp_path / "data", train=40, test=16)
-    recipe = tiny_recipe(
-        *("FPN", names, tmp_path / "out"),
-        *("SOLVER.MAX_ITER", 200, "SOLVER.STEPS", (160,), "SOLVER.WARMUP_ITERS", 20, "SOLVER.BASE_LR", 0.02),
-        *("SOLVER.CHECKPOINT_PERIOD", 0, "TEST.PRECISE_BN.NUM_ITER", 10, "TRANSFER.LOG_PERIOD", 20),
-        *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 32, "MODEL.FPN.OUT_CHANNELS", 32, "MODEL.ROI_BOX_HEAD.FC_DIM", 64),
-    )
-    result = run_transfer(recipe, "random", "torchvision")
-    assert result is not None and result.metrics["bbox/AP50"] > 20
-    rows = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
-    # The sum first rises, when the RPN starts to find objects for the box head to learn from.
-    assert rows[-1]["loss_rpn_cls"] < 0.3 * rows[0]["loss_rpn_cls"]
-    assert rows[-1]["total_loss"] < max(row["total_loss"] for row in rows[3:])
