@@ -46,7 +46,7 @@ def check_coco(report: LayoutReport, root: Path, split: str, masks: bool = False
     report.images, report.classes = len(content["images"]), len(content["categories"])
     if folder.is_dir():
         present = _check_files(report, folder, images, split)
-        with_size = [(folder / row["file_name"], (row["width"], row["height"])) for row in present if _sized(row)]
+        with_size = [(folder / row["file_name"], (row["width"], row["height"])) for row in present]
         compare_sizes(report, with_size, sizes)
     _check_annotations(report, json_file, content, images, masks)
 
@@ -90,7 +90,11 @@ def _content(report: LayoutReport, json_file: Path) -> dict[str, Any] | None:
     if wrong:
         report.problem(f"{json_file} is no COCO instances file: it has no list of {' and '.join(wrong)}")
         return None
-    if not isinstance(content.get("annotations"), list):
+    annotations = content.get("annotations")
+    if isinstance(annotations, list) and not all(isinstance(row, dict) for row in annotations):
+        report.problem(f"{json_file} has annotations that are no objects with keys; expected COCO instances")
+        content["annotations"] = [row for row in annotations if isinstance(row, dict)]
+    elif not isinstance(annotations, list):
         report.problem(
             f"{json_file} has no annotations (COCO's image_info files of test images have none); use a split with "
             "instances_<split>.json"
@@ -103,11 +107,12 @@ def _content(report: LayoutReport, json_file: Path) -> dict[str, Any] | None:
 
 def _check_images(report: LayoutReport, json_file: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows with all that is needed; one row per id."""
-    whole = [row for row in rows if isinstance(row, dict) and {"id", "file_name", "height", "width"} <= row.keys()]
+    whole = [row for row in rows if _whole(row)]
     if len(whole) < len(rows):
-        odd = [row for row in rows if row not in whole] if len(rows) - len(whole) < 100 else rows[:1]
+        odd = [row for row in rows if not _whole(row)]
         report.problem(
-            f"{len(rows) - len(whole)} images of {json_file} lack id, file_name, height or width (first: {odd[0]})"
+            f"{len(odd)} images of {json_file} lack id, file_name, height or width, or have them of another type "
+            f"(first: {odd[0]})"
         )
     twice = [i for i, count in Counter(row["id"] for row in whole).items() if count > 1]
     if twice:
@@ -226,8 +231,12 @@ def _read_mask(found: _Found, annotation: dict[str, Any], number: Any) -> None:
     shape = annotation.get("segmentation")
     if isinstance(shape, dict):
         found.run_length.append(number)
-    elif not shape or not any(len(p) >= MIN_POLYGON_NUMBERS and len(p) % 2 == 0 for p in shape):
+    elif not shape or not any(_is_polygon(part) for part in shape):
         found.no_mask.append(number)
+
+
+def _is_polygon(part: Any) -> bool:
+    return isinstance(part, list) and len(part) >= MIN_POLYGON_NUMBERS and len(part) % 2 == 0
 
 
 def _report_boxes(report: LayoutReport, json_file: Path, found: _Found) -> None:
@@ -247,9 +256,14 @@ def _report_boxes(report: LayoutReport, json_file: Path, found: _Found) -> None:
         )
 
 
+def _whole(row: Any) -> bool:
+    return (
+        isinstance(row, dict)
+        and isinstance(row.get("id"), (int, str))
+        and isinstance(row.get("file_name"), str)
+        and all(isinstance(row.get(side), int) for side in ("height", "width"))
+    )
+
+
 def _repeated(values: Iterable[Any]) -> list[Any]:
     return [value for value, count in Counter(values).items() if count > 1]
-
-
-def _sized(row: dict[str, Any]) -> bool:
-    return isinstance(row["width"], int) and isinstance(row["height"], int)

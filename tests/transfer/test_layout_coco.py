@@ -169,7 +169,7 @@ def test_rows_that_do_not_fit_together(root):
     changed(root, damage)
     problems = look(root).problems
     for words in (
-        "1 images of .* lack id, file_name, height or width .first: .*000.jpg",
+        "1 images of .* lack id, file_name, height or width, .*first: .*000.jpg",
         "one id to several images: 1 .2.",
         # The annotations of image 0 (no size), 1 (now 2) and 77 belong to nothing.
         "image ids that the file does not declare: 3 .1, 2, 4.",
@@ -180,6 +180,20 @@ def test_rows_that_do_not_fit_together(root):
     ):
         assert sum(bool(re.search(words, text)) for text in problems) == 1, (words, problems)
     assert len(problems) == 7
+
+
+def test_rows_of_other_types_are_problems_not_crashes(root):
+    def damage(content):
+        content["images"][0]["width"] = "100"
+        content["images"][1] = None
+        content["images"][2]["file_name"] = 3
+        content["annotations"][5] = [1, 2]
+        content["annotations"][6]["segmentation"] = [10, 10, 40, 10, 40, 40]  # no list of polygons
+
+    changed(root, damage)
+    problems = look(root, masks=True).problems
+    assert problems[0].endswith("expected COCO instances") and "3 images of" in problems[1]
+    assert any("have no segmentation: 1 (7)" in text for text in problems)
 
 
 def test_boxes(root):

@@ -106,7 +106,9 @@ def _instance(annotation: dict[str, Any], contiguous: dict[int, int], json_file:
     }
     segmentation = annotation.get("segmentation")
     if isinstance(segmentation, list) and segmentation:
-        segmentation = [p for p in segmentation if len(p) >= MIN_POLYGON_NUMBERS and len(p) % 2 == 0]
+        # A flat list of numbers, as hand-made files have it, is no list of polygons.
+        lists = [p for p in segmentation if isinstance(p, list)]
+        segmentation = [p for p in lists if len(p) >= MIN_POLYGON_NUMBERS and len(p) % 2 == 0]
         if not segmentation:
             return None
     if segmentation:
