@@ -45,7 +45,18 @@ def check_combinations(values: Mapping[str, Any]) -> None:
                 f"{key} is 'GN', which has {_GN_GROUPS} groups, but {channels} is {values[channels]}; expected a "
                 f"multiple of {_GN_GROUPS}"
             )
+    _check_overlaps(values)
     _check_parts(values)
+
+
+def _check_overlaps(values: Mapping[str, Any]) -> None:
+    key, labels = "MODEL.ROI_HEADS.IOU_THRESHOLDS", "MODEL.ROI_HEADS.IOU_LABELS"
+    thresholds = list(values[key])
+    if thresholds != sorted(thresholds) or len(values[labels]) != len(thresholds) + 1:
+        raise ConfigError(
+            f"{key} is {thresholds} with {labels} {list(values[labels])}; expected thresholds in increasing order and one "
+            "label more than thresholds"
+        )
 
 
 def _check_anchor_rows(values: Mapping[str, Any]) -> None:
