@@ -54,8 +54,8 @@ def _check_overlaps(values: Mapping[str, Any]) -> None:
     thresholds = list(values[key])
     if thresholds != sorted(thresholds) or len(values[labels]) != len(thresholds) + 1:
         raise ConfigError(
-            f"{key} is {thresholds} with {labels} {list(values[labels])}; expected thresholds in increasing order and one "
-            "label more than thresholds"
+            f"{key} is {thresholds} with {labels} {list(values[labels])}; expected thresholds in increasing order and "
+            "one label more than thresholds"
         )
 
 
