@@ -24,7 +24,8 @@ LEARNING = (
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["torchvision", pytest.param("detectron2", marks=NEEDS)])
 def test_a_detector_learns(engine: str, tmp_path: Path) -> None:
-    """Two coloured shapes on noise."""
+    """Two coloured shapes on noise. AP50 of seeds 0, 1, 2: 43, 45, 12 (torchvision) and 58, 29, 16 (detectron2): from
+    random weights some runs only begin to learn within 200 iterations of two images, so the seed is fixed."""
     names = draw_detection_data(tmp_path / "data", train=40, test=16)
     result = run_transfer(tiny_recipe("FPN", names, tmp_path / "out", *LEARNING), "random", engine)
     assert result is not None and result.metrics["bbox/AP50"] > 20
