@@ -4,7 +4,7 @@
 verbs:
   step      a training step: CAST beside MoCo, the official form, low precision; on a GPU beside supervised training
   data      two views with masks from JPEGs, beside a torchvision pipeline; every stage; the constrained crop
-  saliency  saliency estimators
+  saliency  maps without weights: ms per image and stage, time for COCO; with --photos how good they are
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import argparse
 
 from ssl_loc.benchmark.rows import Row, format_rows, write_rows
 from ssl_loc.utils.cli import run_tool
-from ssl_loc.utils.errors import ConfigError
 
 EXAMPLES = """
 examples:
@@ -21,6 +20,7 @@ examples:
   python tools/benchmark.py data --rounds 3 --images 8       # a quick look
   python tools/benchmark.py step --depths 18 --size 112 --device cpu
   python tools/benchmark.py step --device cuda
+  python tools/benchmark.py saliency --photos /data/ECSSD    # holds images/ and masks/
 
 Figures of other programs running at the same time are in the absolute times; the ratios suffer less, since contenders
 alternate. "holds" compares a figure with its goal.
@@ -35,11 +35,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--json", metavar="F", help="also write the rows {name, value, unit, baseline, goal, holds} here"
     )
-    parser.add_argument("--rounds", type=int, metavar="N", help="turns of each contender (default: step 7, data 9)")
+    parser.add_argument("--rounds", type=int, metavar="N", help="turns of each contender (default: step 7, others 9)")
     parser.add_argument("--images", type=int, default=24, metavar="N", help="data: pictures per turn (default 24)")
     parser.add_argument("--size", type=int, default=112, metavar="PX", help="step: side of the views (default 112)")
     parser.add_argument("--depths", type=int, nargs="+", default=[18, 50], metavar="D", help="step: ResNets (18 50)")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="step: where (default auto)")
+    parser.add_argument("--photos", default="", metavar="DIR", help="saliency: a folder with images/ and masks/")
     return parser.parse_args()
 
 
@@ -53,7 +54,9 @@ def measure(args: argparse.Namespace) -> list[Row]:
         from ssl_loc.benchmark import step
 
         return step.run(args.size, args.rounds or 7, tuple(args.depths), args.device)
-    raise ConfigError("no saliency estimator is registered yet, so there is nothing to measure; expected step or data")
+    from ssl_loc.benchmark import saliency
+
+    return saliency.run(args.photos, args.rounds or 9)
 
 
 def main() -> None:

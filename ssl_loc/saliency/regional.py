@@ -21,8 +21,8 @@ MAX_SIDE = 400
 # Short side that small pictures are enlarged to, so that there are regions to compare.
 MIN_SIDE = 128
 SMALL_SIDE, SMALL_COUNT = 32, 10
-# Mean area of a region (px at the working size): the published one and half of it. Averaging the maps of two partitions
-# helps wherever a region of one of them straddles a contour.
+# Mean area of a region (px at the working size): the published one and half of it. Two partitions are better than
+# either wherever a region of one of them straddles a contour.
 REGION_PX = (600, 300)
 COMPACTNESS = 20.0
 # Width of the outer band that makes a region a border one (RBD's published code).
@@ -41,7 +41,7 @@ class RegionEstimator(Estimator):
     Args:
         preset: named constants.
         max_side: larger images are scaled down to this longer side (px); the map is scaled up again.
-        region_px: mean area of a region, one partition and map for each; the maps are averaged.
+        region_px: mean area of a region, one partition and map for each; the result is their geometric mean.
         remove_frame: look for an artificial frame around the photo and give it saliency 0.
     """
 
@@ -80,7 +80,7 @@ class RegionEstimator(Estimator):
             return saliency
 
     def photo_map(self, image: np.ndarray) -> np.ndarray:
-        """The map of an image without frame, float32 (H, W): of each partition, averaged and stretched."""
+        """The map of an image without frame, float32 (H, W): the geometric mean over the partitions, stretched."""
         height, width = working_size(image.shape[0], image.shape[1], self.max_side)
         rgb, lab = to_planes(image, (max(1, round(height / REDUCE)), max(1, round(width / REDUCE))))
         maps = []
@@ -91,8 +91,9 @@ class RegionEstimator(Estimator):
                 maps.append(self.finite(self.scores(regions))[labels])
         if not maps:
             return np.zeros(image.shape[:2], dtype=np.float32)
-        average = stretch(np.asarray(np.mean(maps, axis=0), dtype=np.float32))
-        return self.finish(average, image, rgb)
+        # Geometric: what stands out in one partition only is weak.
+        average = np.prod(maps, axis=0, dtype=np.float32) ** np.float32(1 / len(maps))
+        return self.finish(stretch(average), image, rgb)
 
     def finish(self, saliency: np.ndarray, image: np.ndarray, guide: np.ndarray) -> np.ndarray:
         """Bring the map to the image's size.

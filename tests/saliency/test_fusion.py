@@ -71,7 +71,7 @@ def test_guided_filter_against_its_definition() -> None:
 
 
 def test_a_coarse_map_takes_the_edge_of_the_photo() -> None:
-    """An edge at column 43 of 80, which falls into the middle of a small pixel: enlarging blurs it, the guide does not."""
+    """An edge at column 43 of 80, which falls into a small pixel: enlarging blurs it, the guide does not."""
     image = np.full((64, 80, 3), (40, 90, 60), dtype=np.uint8)
     image[:, 43:] = (200, 80, 60)
     small = cv2.resize(image, (40, 32), interpolation=cv2.INTER_AREA).astype(np.float32).transpose(2, 0, 1) / 255
