@@ -11,7 +11,7 @@ from ssl_loc.data.image_io import read_image, read_size
 from ssl_loc.data.masks import unique_keys
 from ssl_loc.saliency.build import build_estimator
 from ssl_loc.saliency.manifest import Manifest
-from ssl_loc.saliency.runner import RunReport, items_of, run_estimator
+from ssl_loc.saliency.runner import RunOptions, RunReport, items_of, run_estimator
 from ssl_loc.saliency.store import MAX_REDUCE
 from ssl_loc.utils.errors import ConfigError, DataError
 
@@ -28,7 +28,7 @@ def write_estimated_maps(
     time_limit: float = 60.0,
     **how: Any,
 ) -> tuple[Manifest, RunReport]:
-    """Write ROOT/<key>.png for every image of ``dataset`` and the manifest; see ``saliency.runner.run_estimator``.
+    """Write ROOT/<key>.png for every image of ``dataset`` and the manifest; see ``saliency/runner.py``.
 
     Args:
         dataset: images; annotations are not needed.
@@ -39,7 +39,7 @@ def write_estimated_maps(
         reduce: store maps at 1 / ``reduce`` of the image size.
         processes: None takes one per processor; 0 works in this one, without a time limit.
         time_limit: seconds per image.
-        how: shard, overwrite, retry, max_bad, progress of ``run_estimator``.
+        how: shard, overwrite, retry, max_bad, progress of ``saliency.runner.RunOptions``.
 
     Raises:
         ConfigError: unknown method, preset or option, or a number out of range.
@@ -54,18 +54,15 @@ def write_estimated_maps(
     _keep_apart(dataset, root)
     said = [estimator.preset, *(f"{key}={_name(value)}" for key, value in sorted((options or {}).items()))]
     said += [f"at 1/{reduce}"] if reduce > 1 else []
-    return run_estimator(
-        estimator,
-        items_of(dataset.records),
-        str(root),
-        read=read_image,
-        read_size=read_size,
+    run = RunOptions(
         preset=" ".join(filter(None, said)),
         reduce=reduce,
         processes=available_processors() if processes is None else processes,
         time_limit=time_limit,
         **how,
     )
+    items = items_of(dataset.records)
+    return run_estimator(estimator, items, str(root), read=read_image, read_size=read_size, options=run)
 
 
 def _name(value: Any) -> Any:

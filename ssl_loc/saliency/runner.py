@@ -137,31 +137,11 @@ def warm(estimator: Estimator) -> None:
         estimator(picture)
 
 
-def run_estimator(
-    estimator: Estimator,
-    items: Iterable[Item],
-    root: str,
-    *,
-    read: Callable[[str], np.ndarray],
-    read_size: Callable[[str], tuple[int, int]],
-    preset: str = "",
-    reduce: int = 1,
-    processes: int = 1,
-    time_limit: float = 60.0,
-    shard: tuple[int, int] = (0, 1),
-    overwrite: bool = False,
-    retry: bool = False,
-    max_bad: float = MAX_BAD_SHARE,
-    progress: bool = True,
-) -> tuple[Manifest, RunReport]:
-    """Write ROOT/<key>.png for every item of this shard that has none, then the manifest.
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run is done.
 
-    Args:
-        estimator: makes the maps; its name, preset and version must be those of the folder.
-        items: the images of the whole dataset, in an order that every shard sees.
-        root: folder of the maps.
-        read: path -> uint8 (H, W, 3).
-        read_size: path -> (H, W), from the header.
+    Attributes:
         preset: what the folder is said to hold, where options were set beside the estimator's preset.
         reduce: store maps at 1 / ``reduce`` of the image size (area average).
         processes: how many; 0 uses this one and has no time limit.
@@ -171,42 +151,73 @@ def run_estimator(
         retry: make maps again that stand in for an answer (flags "failed", "timeout", "died").
         max_bad: largest share of images without an answer; more stop the run.
         progress: show a bar.
+    """
+
+    preset: str = ""
+    reduce: int = 1
+    processes: int = 1
+    time_limit: float = 60.0
+    shard: tuple[int, int] = (0, 1)
+    overwrite: bool = False
+    retry: bool = False
+    max_bad: float = MAX_BAD_SHARE
+    progress: bool = True
+
+
+def run_estimator(
+    estimator: Estimator,
+    items: Iterable[Item],
+    root: str,
+    *,
+    read: Callable[[str], np.ndarray],
+    read_size: Callable[[str], tuple[int, int]],
+    options: RunOptions,
+) -> tuple[Manifest, RunReport]:
+    """Write ROOT/<key>.png for every item of this shard that has none, then the manifest.
+
+    Args:
+        estimator: makes the maps; its name, preset and version must be those of the folder.
+        items: the images of the whole dataset, in an order that every shard sees.
+        root: folder of the maps.
+        read: path -> uint8 (H, W, 3).
+        read_size: path -> (H, W), from the header.
+        options: how.
 
     Raises:
         DataError: the folder holds other maps, or too many images have no answer.
     """
     identity: dict[str, Any] = {
         "estimator": estimator.name,
-        "preset": preset or estimator.preset,
+        "preset": options.preset or estimator.preset,
         "uses_labels": estimator.uses_labels,
         "version": estimator.version,
     }
-    claim_folder(root, **identity, overwrite=overwrite)
+    claim_folder(root, **identity, overwrite=options.overwrite)
     shell = Manifest(root, **identity, threshold=DEFAULT_THRESHOLD)
-    mine = list(items)[shard[0] :: shard[1]]
-    todo = _missing(mine, shell, overwrite, retry)
-    if not todo:
-        return write_manifest(root, **identity, progress=progress), RunReport(kept=len(mine))
+    mine = list(items)[options.shard[0] :: options.shard[1]]
+    todo = _missing(mine, shell, options)
     report = RunReport(kept=len(mine) - len(todo))
-    worker = MapWorker(estimator, root, read, reduce)
-    answer = _Answers(shell, worker, read_size, report, max_bad * len(mine))
-    modules = [type(estimator).__module__, read.__module__]
-    outcomes = run_timed(worker, todo, min(processes, len(todo)), time_limit, modules)
-    try:
-        with Journal(root, shell.info(), shard) as journal, closing(outcomes):
-            for outcome in progress_bar(outcomes, total=len(todo), desc=estimator.name, unit="map", show=progress):
-                answer(outcome, journal)
-    except KeyboardInterrupt:
-        report.interrupted = True
-    return write_manifest(root, **identity, progress=progress), report
+    if todo:
+        worker = MapWorker(estimator, root, read, options.reduce)
+        answer = _Answers(shell, worker, read_size, report, options.max_bad * len(mine))
+        modules = [type(estimator).__module__, read.__module__]
+        outcomes = run_timed(worker, todo, min(options.processes, len(todo)), options.time_limit, modules)
+        bar = progress_bar(outcomes, total=len(todo), desc=estimator.name, unit="map", show=options.progress)
+        try:
+            with Journal(root, shell.info(), options.shard) as journal, closing(outcomes):
+                for outcome in bar:
+                    answer(outcome, journal)
+        except KeyboardInterrupt:
+            report.interrupted = True
+    return write_manifest(root, **identity, progress=options.progress), report
 
 
-def _missing(items: list[Item], shell: Manifest, overwrite: bool, retry: bool) -> list[Item]:
+def _missing(items: list[Item], shell: Manifest, options: RunOptions) -> list[Item]:
     """The items whose map has to be made."""
-    if overwrite:
+    if options.overwrite:
         return items
     existing = set(scan_maps(shell.root))
-    if retry:
+    if options.retry:
         entries, _ = known_entries(shell)
         existing -= {key for key, entry in entries.items() if set(entry.flags) & set(STAND_INS)}
     return [item for item in items if item.key not in existing]

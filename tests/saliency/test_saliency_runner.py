@@ -18,14 +18,15 @@ from ssl_loc.saliency import manifest as manifest_module
 from ssl_loc.saliency.build import SALIENCY_REGISTRY
 from ssl_loc.saliency.manifest import read_manifest
 from ssl_loc.saliency.map_io import read_map
-from ssl_loc.saliency.runner import items_of, run_estimator, shard_of
+from ssl_loc.saliency.runner import RunOptions, items_of, run_estimator, shard_of
 from ssl_loc.saliency.store import reduce_mask
 from ssl_loc.utils.errors import ConfigError, DataError
 
 
-def run(images: Path, root: Path, preset: str = "", **how):
-    how = {"processes": 0, "progress": False, "read": read_image, "read_size": read_size, **how}
-    return run_estimator(Obedient(preset), items_of(get_dataset(f"folder:{images}").records), str(root), **how)
+def run(images: Path, root: Path, preset: str = "", read=read_image, **how):
+    items = items_of(get_dataset(f"folder:{images}").records)
+    options = RunOptions(**{"processes": 0, "progress": False, **how})
+    return run_estimator(Obedient(preset), items, str(root), read=read, read_size=read_size, options=options)
 
 
 def pixels(root: Path) -> dict[str, bytes]:
