@@ -146,9 +146,9 @@ def open_weights(given: str, device: str = "auto") -> Weights:
         )
     backbone = load_backbone(file)
     # A trunk from other code has no config of ours.
-    cfg = _restore(backbone.meta["config"]) if "config" in backbone.meta else None
+    ours = _restore(backbone.meta["config"]) if "config" in backbone.meta else None
     return Weights(
-        str(file), label or file.stem, "backbone", backbone.meta["digest"], cfg, backbone.meta, where, backbone.model
+        str(file), label or file.stem, "backbone", backbone.meta["digest"], ours, backbone.meta, where, backbone.model
     )
 
 
