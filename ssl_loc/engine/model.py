@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ssl_loc.layers import average_split_statistics, ema_update
 from ssl_loc.losses import LossSum
 from ssl_loc.modeling import Method
 from ssl_loc.structures import Views
@@ -35,11 +36,12 @@ class TrainingModel(nn.Module):
 
     Args:
         method: gives pairs.
-        losses: turns pairs into weighted terms.
+        losses: turns pairs into weighted terms; connected with ``method`` here.
     """
 
     def __init__(self, method: Method, losses: LossSum) -> None:
         super().__init__()
+        losses.connect(method)
         self.method = method
         self.losses = losses
 
@@ -49,6 +51,15 @@ class TrainingModel(nn.Module):
         log = {**output.log, **log}
         total = torch.stack([term.float() for term in terms.values()]).sum() if len(terms) > 1 else _only(terms)
         return Forward(total, {name: term.detach() for name, term in terms.items()}, log, output.pairs[0].q.detach())
+
+    def after_step(self, iteration: int) -> None:
+        """Let everything that follows the trained parameters follow: the method's target, and those of the losses."""
+        pairs = self.losses.ema_pairs()
+        momentum = self.method.target_momentum(iteration) if pairs else 1.0
+        self.method.after_step(iteration)
+        for target, source in pairs:
+            ema_update(target, source, momentum)
+        average_split_statistics(self.losses)
 
 
 @torch.no_grad()

@@ -106,11 +106,12 @@ def _train(cfg: CfgNode, resume: bool, checkpoint: dict[str, Any] | None, stop: 
 def build_step(cfg: CfgNode, device: torch.device, dataset_size: int, from_scratch: bool = True) -> TrainStep:
     """Method, losses and optimiser on ``device``, as one step; ``from_scratch`` heeds ``MODEL.INIT_FROM``."""
     precision = setup.amp_dtype(cfg, device)
-    method = build_method(model_cfg(cfg))
+    cfg_of_model = model_cfg(cfg)
+    method = build_method(cfg_of_model)
     if cfg.MODEL.INIT_FROM and from_scratch:
         init_trunks(method, cfg.MODEL.INIT_FROM)
     method.prepare(dataset_size)
-    model = TrainingModel(method, build_losses(cfg)).to(device)
+    model = TrainingModel(method, build_losses(cfg_of_model)).to(device)
     return TrainStep(
         model,
         build_optimizer(cfg, model),

@@ -91,7 +91,7 @@ class TrainStep:
         self.scaler.update()
         if monitor and self.scaler.is_enabled():
             result.log["loss_scale"] = self.scaler.get_scale()
-        self.model.method.after_step(iteration)
+        self.model.after_step(iteration)
         result.log.update(crop_numbers(batch))
         return result
 

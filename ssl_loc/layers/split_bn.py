@@ -103,7 +103,7 @@ def average_split_statistics(module: nn.Module) -> None:
     buffers = [
         buffer
         for layer in module.modules()
-        if isinstance(layer, SplitBN)
+        if isinstance(layer, SplitBN) and layer.training  # frozen ones stay as they are, to the last bit
         for buffer in (layer.running_mean, layer.running_var)
         if buffer is not None
     ]

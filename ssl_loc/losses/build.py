@@ -23,6 +23,11 @@ Losses by name: ``loss(views, output, method) -> (value, log)`` with ``value`` a
 the method.
 """
 WEIGHTINGS = ("sum", "convex")
+# Needs that a method may or may not meet (``Method.gives``), in words.
+METHOD_NEEDS = {
+    "negatives": "negatives",
+    "target_map": "spatial maps of a target network on the key view",
+}
 
 
 class Loss(nn.Module):
@@ -30,12 +35,27 @@ class Loss(nn.Module):
 
     Attributes:
         node: name of the config node under LOSS that holds WEIGHT.
-        needs: what the loss reads beyond q, k and negatives: "mask" (saliency masks in the batch), "negatives", or
-            levels of the trunk ("res5").
+        needs: what the loss reads beyond q and k: "mask" (saliency masks in the batch), "negatives", "target_map"
+            (spatial maps of the target on the key view), or levels of the trunk ("res5").
+        double_backward: whether it differentiates a gradient through the trunk, from the embedding to its level.
     """
 
     node: ClassVar[str] = ""
     needs: frozenset[str] = frozenset()
+    double_backward: ClassVar[bool] = False
+
+    def connect(self, method: Method) -> None:
+        """Meet the method that the loss will work on; once, before the model moves to its device and the optimiser is
+        made. A loss whose parameters depend on the trunk makes them here.
+
+        Raises:
+            ConfigError: the method cannot give what the loss needs.
+        """
+        _check_fit(self, method)
+
+    def ema_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
+        """(target, source) modules of the loss; targets follow with the method's momentum after each step."""
+        return []
 
     def forward(self, views: Views, output: MethodOutput, method: Method) -> tuple[Tensor, dict[str, Tensor | float]]:
         raise NotImplementedError
@@ -61,6 +81,19 @@ class LossSum(nn.Module):
         self.losses = nn.ModuleDict({name: loss for name, loss, _ in losses})
         total = sum(weight for _, _, weight in losses) if weighting == "convex" else 1.0
         self.weights = {name: weight / total for name, _, weight in losses}
+
+    def each(self) -> list[Loss]:
+        """The losses, in order."""
+        return [loss for loss in self.losses.values() if isinstance(loss, Loss)]
+
+    def connect(self, method: Method) -> None:
+        """See :meth:`Loss.connect`."""
+        for loss in self.each():
+            loss.connect(method)
+
+    def ema_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
+        """See :meth:`Loss.ema_pairs`."""
+        return [pair for loss in self.each() for pair in loss.ema_pairs()]
 
     def forward(
         self, views: Views, output: MethodOutput, method: Method
@@ -106,9 +139,28 @@ def _check_needs(name: str, loss: Loss, cfg: CfgNode) -> None:
             "(maps made by tools/make_saliency.py) or to 'ground_truth', or switch the loss off with "
             f"LOSS.{loss.node}.WEIGHT 0"
         )
-    levels = sorted(need for need in loss.needs if need.startswith("res"))
-    if cfg.MODEL.COMPILE and any(level != "res5" for level in levels):
+    levels = _levels(loss)
+    if cfg.MODEL.COMPILE and loss.double_backward and any(level != "res5" for level in levels):
         raise ConfigError(
             f"{name} differentiates through the trunk at {', '.join(levels)}, which torch.compile does not allow; set "
             f"MODEL.COMPILE False, or take the map at res5 (LOSS.{loss.node}.LAYER res5)"
+        )
+
+
+def _levels(loss: Loss) -> list[str]:
+    return sorted(need for need in loss.needs if need.startswith("res"))
+
+
+def _check_fit(loss: Loss, method: Method) -> None:
+    """Whether the method gives what the loss needs of it."""
+    name, kind = type(loss).__name__, type(method).__name__
+    off = f"take {name} out of LOSS.NAMES, or set LOSS.{loss.node}.WEIGHT 0"
+    lacks = sorted((loss.needs & set(METHOD_NEEDS)) - method.gives)
+    if lacks:
+        raise ConfigError(f"{name} needs {METHOD_NEEDS[lacks[0]]}, but the method {kind} has none; {off}")
+    trunk = method.trunk()
+    if missing := [level for level in _levels(loss) if level not in trunk.channels]:
+        raise ConfigError(
+            f"{name} reads the trunk at {', '.join(missing)}, but {type(trunk).__name__} has the levels "
+            f"{', '.join(trunk.channels)}; choose one of these in LOSS.{loss.node}, or {off}"
         )

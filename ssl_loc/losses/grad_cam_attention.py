@@ -70,6 +70,7 @@ class GradCAMAttention(Loss):
     """
 
     node = "GRAD_CAM_ATTENTION"
+    double_backward = True
 
     def __init__(
         self,

@@ -21,6 +21,8 @@ class Pair:
         pooled: (N, C) float32 trunk vector z from which the *uncompiled* head makes q; carries gradient. Grad-CAM
             differentiates with respect to it (cast.md section 2, step 10).
         maps: spatial maps of the query trunk by level, at least "res5": (N, C, h, w); carry gradient.
+        target_maps: spatial maps of the target trunk on the key view, detached, of the levels that
+            ``Method.request_target_maps`` was asked for; empty otherwise.
     """
 
     query_view: int
@@ -31,6 +33,7 @@ class Pair:
     pooled: Tensor
     maps: dict[str, Tensor]
     negatives: Tensor | None = None
+    target_maps: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass

@@ -76,6 +76,7 @@ def test_gradient_reaches_the_trunk_and_no_target(name: str, loss: str) -> None:
     cfg = _cfg(name)
     cfg.LOSS.NAMES = [loss]
     method, losses, views = build_method(cfg), build_losses(cfg), random_views(4)
+    losses.connect(method)
     terms, log = losses(views, method(views), method)
     assert list(terms) == [loss] and f"loss/{loss}" in log
     assert all(not torch.is_tensor(value) or (value.numel() == 1 and not value.requires_grad) for value in log.values())

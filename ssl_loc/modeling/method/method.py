@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +30,14 @@ class Method(nn.Module):
 
     Args:
         pixel_mean, pixel_std: RGB, 0..255.
+
+    Attributes:
+        gives: what its pairs carry beyond q, k, pooled and maps: "negatives" and "target_map". Compared at build with
+            what the losses need.
+        target_levels: levels of the target trunk whose maps the pairs carry (:meth:`request_target_maps`).
     """
 
+    gives: ClassVar[frozenset[str]] = frozenset()
     pixel_mean: Tensor
     pixel_std: Tensor
 
@@ -40,6 +47,7 @@ class Method(nn.Module):
         self.register_buffer("pixel_mean", _pixel_constant("MEAN", pixel_mean), persistent=False)
         self.register_buffer("pixel_std", _pixel_constant("STD", pixel_std), persistent=False)
         self.memory_format = torch.contiguous_format
+        self.target_levels: tuple[str, ...] = ()
 
     def forward(self, views: Views) -> MethodOutput:
         """Embed the views; one trunk forward per view."""
@@ -63,6 +71,23 @@ class Method(nn.Module):
 
     def after_step(self, iteration: int) -> None:
         """Update what follows the trained network (EMA, queue); once after each optimiser step."""
+
+    def target_momentum(self, iteration: int) -> float:
+        """The share of itself that the target keeps in ``after_step(iteration)``; for methods with "target_map".
+
+        Losses with a target of their own (``Loss.ema_pairs``) follow with the same.
+        """
+        raise NotImplementedError
+
+    def request_target_maps(self, levels: Iterable[str]) -> None:
+        """From now on have every pair carry ``target_maps`` at these levels too (losses that compare positions).
+
+        Raises:
+            ConfigError: the method keeps no target network.
+        """
+        if "target_map" not in self.gives:
+            raise ConfigError(f"{type(self).__name__} has no target network whose maps a loss could compare with")
+        self.target_levels = tuple(sorted({*self.target_levels, *levels}))
 
     def prepare(self, dataset_size: int) -> None:
         """Called once before training with the number of images; warn here about settings that do not fit it."""

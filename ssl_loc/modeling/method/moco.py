@@ -26,6 +26,7 @@ from ssl_loc.modeling.method.method import PIXEL_MEAN, PIXEL_STD, Method, unit
 from ssl_loc.structures import MethodOutput, Pair, Views
 from ssl_loc.utils.comm import all_gather
 from ssl_loc.utils.errors import ConfigError
+from ssl_loc.utils.precision import full_precision
 
 logger = logging.getLogger(__name__)
 # A queue longer than this share of the data set holds many keys of the query's own image from the previous epoch.
@@ -72,6 +73,7 @@ class MoCo(Method):
         pixel_mean, pixel_std: RGB, 0..255.
     """
 
+    gives = frozenset({"negatives", "target_map"})
     step: Tensor
 
     def __init__(
@@ -131,12 +133,16 @@ class MoCo(Method):
         maps = self.query_trunk(self.normalize(views.images[0]))
         z = self.query_trunk.pooled(maps)  # (N, C)
         q = self.embed(z)  # (N, D)
-        k = self._encode_key(views.images[1], salt=0)  # (N, D), no gradient
+        k, target_maps = self._key_and_maps(views.images[1])  # (N, D) and maps, no gradient
         if self.training:
             # Enqueued in after_step: the losses read the queue itself, not a copy.
             self._pending.append(k)
-        pair = Pair(0, 1, q, k, self.temperature, pooled=z, maps=maps, negatives=self.queue.features)
+        pair = Pair(0, 1, q, k, self.temperature, z, maps, negatives=self.queue.features, target_maps=target_maps)
         return MethodOutput([pair], {"queue_real_share": self.queue.real_share()})
+
+    def target_momentum(self, iteration: int) -> float:
+        # n updates towards the same weights are one with m^n.
+        return self.momentum**self.momentum_updates
 
     @torch.no_grad()
     def after_step(self, iteration: int) -> None:
@@ -144,8 +150,7 @@ class MoCo(Method):
 
         The MoCo code updates f_k before the key forward of the next step, with the same weights: the same trajectory.
         """
-        # n updates towards the same weights are one with m^n.
-        momentum = self.momentum**self.momentum_updates
+        momentum = self.target_momentum(iteration)
         ema_update(self.key_trunk, self.query_trunk, momentum)
         ema_update(self.key_head, self.query_head, momentum)
         if self._pending:
@@ -176,12 +181,40 @@ class MoCo(Method):
             )
 
     @torch.no_grad()
-    def _encode_key(self, images: Tensor, salt: int, normalized: bool = False, freeze_norm: bool = False) -> Tensor:
-        """f_k with shuffle-BN. ``salt`` tells the key batches of one step apart."""
+    def _key_and_maps(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Keys and the requested maps of the key trunk, from one forward."""
+        if not self.target_levels:
+            return self._encode_key(images, salt=0), {}
+        shapes: dict[str, torch.Size] = {}
+        # Shuffling gives rows back in their order, so the maps travel as more columns of the keys.
+        rows = self._encode_key(images, salt=0, map_shapes=shapes)
+        sizes = [shape.numel() for shape in shapes.values()]
+        k, *columns = rows.split([rows.shape[1] - sum(sizes), *sizes], 1)
+        maps = {level: part.reshape(len(part), *shapes[level]) for level, part in zip(shapes, columns, strict=True)}
+        return k.contiguous(), maps
+
+    @torch.no_grad()
+    def _encode_key(
+        self,
+        images: Tensor,
+        salt: int,
+        normalized: bool = False,
+        freeze_norm: bool = False,
+        map_shapes: dict[str, torch.Size] | None = None,
+    ) -> Tensor:
+        """f_k with shuffle-BN. ``salt`` tells the key batches of one step apart.
+
+        With ``map_shapes`` the flattened maps of ``target_levels`` follow each key, and their (C, h, w) is put there.
+        """
 
         def encoder(x: Tensor) -> Tensor:
             x = x.contiguous(memory_format=self.memory_format) if normalized else self.normalize(x)
-            return unit(self.key_head, self.key_trunk.pooled(self.key_trunk(x)))
+            maps = self.key_trunk(x)
+            keys = unit(self.key_head, self.key_trunk.pooled(maps))
+            if map_shapes is None:
+                return keys
+            map_shapes.update({level: maps[level].shape[1:] for level in self.target_levels})
+            return torch.cat([keys, *(full_precision(maps[level]).flatten(1) for level in self.target_levels)], 1)
 
         if not self.training or freeze_norm:
             with frozen_statistics(self.key_trunk, self.key_head):
