@@ -34,12 +34,15 @@ class Fusion(RegionEstimator):
     region_px = AbsorbingChain.region_px
 
     def __init__(
-        self, preset: str = "", max_side: int = MAX_SIDE, region_px: Sequence[float] = (), remove_frame: bool = False
+        self,
+        preset: str = "",
+        max_side: int = MAX_SIDE,
+        region_px: float | Sequence[float] = (),
+        remove_frame: bool = False,
     ) -> None:
+        kinds: tuple[type[RegionEstimator], ...] = (GeodesicSaliency, RobustBackground, AbsorbingChain)
+        self.parts = {kind.name: kind(preset) for kind in kinds}
         super().__init__(preset, max_side, region_px, remove_frame)
-        self.parts: dict[str, RegionEstimator] = {
-            cls.name: cls(self.preset) for cls in (GeodesicSaliency, RobustBackground, AbsorbingChain)
-        }
 
     def region_count(self, height: int, width: int, region_px: float) -> int:
         return self.parts["mc"].region_count(height, width, region_px)

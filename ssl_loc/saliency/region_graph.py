@@ -230,11 +230,13 @@ def torus_neighbours(labels, count, wrap):  # type: ignore[no-untyped-def]
             k = labels[y, x]
             if y == 0 or x == 0 or y == height - 1 or x == width - 1:
                 border[k] = True
-            if x + 1 < width:
+            # Most neighbours are the region itself, and writing to the large table is what costs.
+            if x + 1 < width and labels[y, x + 1] != k:
                 linked[k, labels[y, x + 1]] = linked[labels[y, x + 1], k] = True
             if y + 1 < height:
                 for u in range(max(0, x - 1), min(width, x + 2)):
-                    linked[k, labels[y + 1, u]] = linked[labels[y + 1, u], k] = True
+                    if labels[y + 1, u] != k:
+                        linked[k, labels[y + 1, u]] = linked[labels[y + 1, u], k] = True
     if wrap:
         for x in range(width):
             top, bottom = labels[0, x], labels[height - 1, x]

@@ -32,7 +32,8 @@ REDUCE = 2
 # Lab units; a picture whose regions differ by less than anybody can see is constant (the just noticeable one is 2.3).
 VISIBLE = 1.0
 FEWEST_REGIONS = 4
-SMALLEST_REGION = 64
+# Of the working size, in px; and how many: the matrices of 4000 regions take some GB.
+SMALLEST_REGION, MOST_REGIONS = 64, 4000
 
 
 class RegionEstimator(Estimator):
@@ -51,16 +52,21 @@ class RegionEstimator(Estimator):
         self,
         preset: str = "",
         max_side: int = MAX_SIDE,
-        region_px: Sequence[float] = (),
+        region_px: float | Sequence[float] = (),
         remove_frame: bool = False,
     ) -> None:
         super().__init__(preset)
+        self.max_side, self.remove_frame = max_side, bool(remove_frame)
+        self.region_px = region_sizes(region_px) or type(self).region_px
         if max_side < MIN_SIDE:
             raise ConfigError(f"max_side of {self.name} is {max_side}; expected at least {MIN_SIDE} px")
-        if any(px < SMALLEST_REGION for px in region_px):
-            raise ConfigError(f"region_px of {self.name} is {region_px}; expected at least {SMALLEST_REGION} px each")
-        self.max_side, self.remove_frame = max_side, remove_frame
-        self.region_px = tuple(region_px) or type(self).region_px
+        smallest = min(self.region_px)
+        if smallest < SMALLEST_REGION or (most := self.region_count(max_side, max_side, smallest)) > MOST_REGIONS:
+            what = "smaller ones tell nothing" if smallest < SMALLEST_REGION else f"that makes up to {most} of them"
+            raise ConfigError(
+                f"{self.name} got max_side {max_side} and region_px {self.region_px}: {what}; expected regions of at "
+                f"least {SMALLEST_REGION} px, and at most {MOST_REGIONS} (time grows with their cube)"
+            )
 
     @abstractmethod
     def scores(self, regions: Regions) -> np.ndarray:
@@ -110,6 +116,18 @@ class RegionEstimator(Estimator):
         if not np.isfinite(scores).all():
             raise SolveFailed(f"{self.name} found no finite solution for this image; use another estimator for it")
         return scores.astype(np.float32)
+
+
+def region_sizes(given: float | Sequence[float]) -> tuple[float, ...]:
+    """One size or several as a tuple.
+
+    Raises:
+        ConfigError: what is given is no number.
+    """
+    sizes = tuple(given) if isinstance(given, Sequence) and not isinstance(given, str) else (given,)
+    if not all(isinstance(px, (int, float)) for px in sizes):
+        raise ConfigError(f"region_px is {given!r}; expected a number of px, or a list of them")
+    return sizes
 
 
 def working_size(height: int, width: int, max_side: int) -> tuple[int, int]:

@@ -236,8 +236,25 @@ def test_unknown_names_are_answered() -> None:
         build_estimator("rbd", sigma=3)
     with pytest.raises(ConfigError, match="max_side of rbd is 10"):
         build_estimator("rbd", max_side=10)
-    with pytest.raises(ConfigError, match="region_px of mc"):
+    with pytest.raises(ConfigError, match="mc got max_side 400 and region_px \\(300, 2\\): smaller"):
         build_estimator("mc", region_px=(300, 2))
+    with pytest.raises(ConfigError, match="region_px \\(0,\\)"):
+        build_estimator("rbd", region_px=0)
+    with pytest.raises(ConfigError, match="rbd got max_side 6000 .* up to 120000 of them"):
+        build_estimator("rbd", max_side=6000)
+    with pytest.raises(ConfigError, match="region_px is 'fine'; expected a number"):
+        build_estimator("rbd", region_px="fine")
+
+
+def test_one_partition_is_the_published_form() -> None:
+    """A single size may be given as a number; two give the geometric mean, stretched."""
+    image = disc()
+    coarse, fine = (build_estimator("gs", region_px=px, max_side=200).photo_map(image) for px in (600, 300))
+    assert np.array_equal(coarse, build_estimator("gs", region_px=[600], max_side=200)(image))
+    both = build_estimator("gs", region_px=(600, 300), max_side=200)
+    small = [cv2.resize(m, (100, 75), interpolation=cv2.INTER_AREA) for m in (coarse, fine)]
+    found = cv2.resize(both(image), (100, 75), interpolation=cv2.INTER_AREA)
+    assert np.abs(found - np.sqrt(small[0] * small[1])).mean() < 0.02
 
 
 def test_all_keep_the_contract() -> None:
