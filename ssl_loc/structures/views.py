@@ -116,9 +116,12 @@ class Views:
 
 
 def resize_mask(mask: Tensor, size: tuple[int, int], mode: str = "area") -> Tensor:
-    """Resize float masks (N, 1, h, w) to ``size`` by area averaging or point sampling (see :meth:`Views.mask_at`)."""
+    """Resize float masks (N, 1, h, w) to ``size`` by area averaging, point sampling (see :meth:`Views.mask_at`) or
+    bilinear interpolation at the cells' centres."""
     if mode == "area":
         return F.adaptive_avg_pool2d(mask, size)
     if mode == "point":
         return F.interpolate(mask, size, mode="bilinear", align_corners=True)
-    raise ValueError(f"mask resize mode '{mode}' is unknown; expected 'area' or 'point'")
+    if mode == "bilinear":
+        return F.interpolate(mask, size, mode="bilinear", align_corners=False)
+    raise ValueError(f"mask resize mode '{mode}' is unknown; expected 'area', 'point' or 'bilinear'")
