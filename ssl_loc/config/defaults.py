@@ -112,7 +112,7 @@ def _loss() -> CfgNode:
 
 def _solver() -> CfgNode:
     c = CfgNode()
-    # Registered optimiser: "SGD".
+    # Registered optimiser: "SGD", or "LARS" for batches of thousands (SimCLR, BYOL).
     c.OPTIMIZER = "SGD"
     # Images per optimiser step over all processes and accumulation steps.
     c.IMS_PER_BATCH = 256
@@ -124,7 +124,7 @@ def _solver() -> CfgNode:
     c.MOMENTUM = 0.9
     c.NESTEROV = False
     c.WEIGHT_DECAY = 1e-4
-    # Weight decay of norm layers and biases; -1 = WEIGHT_DECAY (MoCo, InstDisc), 0 in the LARS methods.
+    # Weight decay of norm layers and biases; -1 = by custom: WEIGHT_DECAY with SGD (MoCo, InstDisc), 0 with LARS.
     c.WEIGHT_DECAY_NORM = -1.0
     # Length of the run: MAX_ITER steps, or, where MAX_ITER is 0, EPOCHS passes over the data.
     c.EPOCHS = 200.0

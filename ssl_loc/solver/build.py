@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -25,11 +27,7 @@ def sgd(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """SGD with momentum; fused on CPU and GPU."""
     solver = cfg.SOLVER
     groups = param_groups(model, solver.WEIGHT_DECAY, solver.WEIGHT_DECAY_NORM)
-    if not groups:
-        raise ConfigError(
-            f"the method {cfg.MODEL.METHOD} with losses {', '.join(cfg.LOSS.NAMES)} has no trainable parameter; "
-            "check MODEL and LOSS"
-        )
+    check_trainable(cfg, groups)
     # fused: twice as fast as the loop on CPU, where foreach would be 2.7 times slower than the loop.
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for g in groups for p in g["params"])
     return torch.optim.SGD(
@@ -40,3 +38,12 @@ def sgd(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         foreach=False,
         fused=fused,
     )
+
+
+def check_trainable(cfg: CfgNode, groups: list[dict[str, Any]]) -> None:
+    """Raise :class:`ConfigError` where there is nothing to train."""
+    if not groups:
+        raise ConfigError(
+            f"the method {cfg.MODEL.METHOD} with losses {', '.join(cfg.LOSS.NAMES)} has no trainable parameter; "
+            "check MODEL and LOSS"
+        )

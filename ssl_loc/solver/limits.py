@@ -14,7 +14,10 @@ _LIMITS: dict[str, tuple[Callable[[float], bool], str]] = {
     "SOLVER.BASE_LR": (lambda v: 0 < v < float("inf"), "a number > 0"),
     "SOLVER.MOMENTUM": (lambda v: 0 <= v < 1, "a number in [0, 1)"),
     "SOLVER.WEIGHT_DECAY": (lambda v: 0 <= v < float("inf"), "a number >= 0"),
-    "SOLVER.WEIGHT_DECAY_NORM": (lambda v: v == -1 or 0 <= v < float("inf"), "a number >= 0, or -1 for WEIGHT_DECAY"),
+    "SOLVER.WEIGHT_DECAY_NORM": (
+        lambda v: v == -1 or 0 <= v < float("inf"),
+        "a number >= 0, or -1 for the optimiser's custom",
+    ),
     # torch would flip the gradient's sign at a negative limit.
     "SOLVER.CLIP_NORM": (lambda v: 0 <= v < float("inf"), "a norm > 0, or 0 for no clipping"),
     "SOLVER.MAX_ITER": (lambda v: v >= 0, "a number of steps, or 0 to take EPOCHS"),

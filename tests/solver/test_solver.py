@@ -133,7 +133,7 @@ def test_nothing_to_train_is_an_error() -> None:
 
 
 def test_unknown_optimizer_names_the_known() -> None:
-    with pytest.raises(ConfigError, match="no OPTIMIZER is called 'Adam'.*Known: SGD"):
+    with pytest.raises(ConfigError, match="no OPTIMIZER is called 'Adam'.*Known: LARS, SGD"):
         build_optimizer(cfg_with("SOLVER.OPTIMIZER", "Adam"), torch.nn.Linear(1, 1))
 
 
