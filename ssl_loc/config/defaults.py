@@ -91,6 +91,9 @@ def _model() -> CfgNode:
     c.NORM_GROUPS = 8
     # Start from these weights instead of random ones (weights only; to continue a run use --resume).
     c.INIT_FROM = ""
+    # Stages of the trunk, from the input, that stay as INIT_FROM gave them, weights and norm statistics, in the target
+    # too; the stem counts with the first. 0 = all are trained, 4 = none is. CVSA's second stage: 2.
+    c.FREEZE_AT = 0
     # NHWC memory for the convolutions: faster on tensor cores and on CPUs with bf16.
     c.CHANNELS_LAST = False
     # torch.compile the trunk (never the head: Grad-CAM differentiates through it).

@@ -38,6 +38,8 @@ from ssl_loc.utils.events import JsonlWriter, TensorBoardWriter, Writer
 from ssl_loc.utils.logger import close_logger, setup_logger
 
 _logger = logging.getLogger(__name__)
+# Pixel statistics (0..255) closer than this count as equal; constants are quoted with 2 or 3 decimals.
+PIXEL_TOLERANCE = 0.01
 # How torch says, in a plain RuntimeError, that the CPU has no room for a tensor.
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "Storage size calculation overflowed")
 
@@ -128,9 +130,16 @@ def init_trunks(method: Method, path: str) -> None:
     """``MODEL.INIT_FROM``: put the trunk of an exported backbone or a checkpoint into every trunk of ``method``.
 
     Raises:
-        WeightsError: a name or a shape differs; nothing is loaded partly.
+        WeightsError: a name, a shape or the pixel statistics differ; nothing is loaded partly.
     """
     file = load_trunk(path)
+    for key in ("pixel_mean", "pixel_std"):
+        own = [float(v) for v in getattr(method, key).flatten()]
+        if any(abs(a - b) > PIXEL_TOLERANCE for a, b in zip(own, file.meta[key], strict=True)):
+            raise WeightsError(
+                f"MODEL.INIT_FROM {path} was trained with {key} {file.meta[key]}, this config has {own}; set "
+                f"MODEL.{key.upper()} to the file's"
+            )
     for trunk in (m for m in method.modules() if isinstance(m, Backbone)):
         try:
             trunk.load_state_dict(file.model)

@@ -35,6 +35,7 @@ def check_trunk(recipe: Recipe, meta: Mapping[str, Any], random: bool = False) -
         ConfigError: one sentence with the key, its value, the expected value. TRANSFER.ALLOW_NONSTANDARD turns it
             into a warning.
     """
+    check_kind(meta)
     problems = [*_pixel_problems(recipe, meta), *_structure_problems(recipe, meta, random)]
     frozen_at = recipe.MODEL.BACKBONE.FREEZE_AT
     if frozen_at > 0:
@@ -55,6 +56,20 @@ def check_trunk(recipe: Recipe, meta: Mapping[str, Any], random: bool = False) -
         )
     for problem in problems:
         logger.warning("allowed by TRANSFER.ALLOW_NONSTANDARD: %s", problem)
+
+
+def check_kind(meta: Mapping[str, Any]) -> None:
+    """Refuse a trunk that no detector here can carry.
+
+    Raises:
+        ConfigError: it is no ResNet.
+    """
+    name = meta.get("backbone", {}).get("name", "ResNet")
+    if name != "ResNet":
+        raise ConfigError(
+            f"the weights hold the trunk {name}, but the detectors of both engines are built on ResNets; pretrain with "
+            "MODEL.BACKBONE.NAME ResNet, or evaluate this trunk with tools/evaluate.py (knn, linear)"
+        )
 
 
 def _pixel_problems(recipe: Recipe, meta: Mapping[str, Any]) -> list[str]:

@@ -29,6 +29,7 @@ def resnet_config() -> CfgNode:
     # 18, 34 or 50: block and blocks per stage of torchvision's network.
     node.DEPTH = 50
     # Channels of the first stage; later stages have 2, 4, 8 times as many (and bottlenecks put out 4 times those).
+    # 128 with DEPTH 50 is the "ResNet-50 w2x" of MoCo, SimCLR and DiLo: every layer twice as wide, 94 M parameters.
     node.WIDTH = 64
     # Blocks of the four stages instead of DEPTH's, e.g. [2, 2, 1, 1]; [] = by DEPTH.
     node.LAYERS = []
@@ -106,6 +107,10 @@ class ResNet(Backbone):
             x = getattr(self, f"layer{i}")(x)
             maps[f"res{i + 1}"] = x
         return maps
+
+    def stages(self) -> list[list[nn.Module]]:
+        stem = [self.conv1, self.get_submodule("bn1"), self.get_submodule("layer1")]
+        return [stem, *([self.get_submodule(f"layer{i}")] for i in (2, 3, 4))]
 
     def describe(self) -> dict[str, Any]:
         return {"name": "ResNet", "kwargs": dict(self._kwargs)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ssl_loc.config import CfgNode, construct
+from ssl_loc.modeling.freeze import check_freezing, freeze_trunks
 from ssl_loc.modeling.method.method import Method
 from ssl_loc.utils.registry import Registry
 
@@ -15,7 +16,9 @@ and queue updated in ``after_step``, ``trunk()`` giving what is exported.
 
 def build_method(cfg: CfgNode) -> Method:
     """The method MODEL.METHOD with freshly initialised weights (drawn from torch's global generator), on the CPU."""
+    check_freezing(cfg)
     method: Method = construct(METHOD_REGISTRY.get(cfg.MODEL.METHOD), cfg)
+    freeze_trunks(method, cfg.MODEL.FREEZE_AT)
     if cfg.MODEL.CHANNELS_LAST:
         method.use_channels_last()
     if cfg.MODEL.COMPILE:
