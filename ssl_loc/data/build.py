@@ -15,9 +15,11 @@ from ssl_loc.config import CfgNode
 from ssl_loc.data.augmenters.build import build_pipelines
 from ssl_loc.data.catalog import Dataset, get_dataset
 from ssl_loc.data.collate import collate
+from ssl_loc.data.donors import DATASET, TRAIN, WINDOWS, Donors, DonorSource, WindowDonors
 from ssl_loc.data.image_check import image_sizes, usable_images
 from ssl_loc.data.mapper import MappedImage, Mapper, mapper_needs
 from ssl_loc.data.masks import build_masks
+from ssl_loc.data.records import RecordTable
 from ssl_loc.data.samplers import PretrainSampler, epoch_of
 from ssl_loc.data.workers import WorkerSetup
 from ssl_loc.structures import Views
@@ -27,7 +29,7 @@ from ssl_loc.utils.errors import ConfigError, DataError, UserError
 __all__ = ["PretrainLoader", "build_mapper", "build_pretrain_loader", "epoch_of"]
 
 _LOGGER = logging.getLogger(__name__)
-_SUPPLIED = frozenset({"saliency", "boxes"})
+_SUPPLIED = frozenset({"saliency", "graded", "boxes", "donor"})
 
 
 @dataclass
@@ -61,7 +63,10 @@ class PretrainLoader:
     @property
     def mask_info(self) -> dict[str, Any]:
         """Where masks come from: source, estimator, preset, uses_labels, version; goes into exported weights."""
-        return self.mapper.masks.info
+        info = self.mapper.masks.info
+        if "boxes" in mapper_needs(self.mapper.pipelines):
+            return {**info, "boxes": "ground_truth", "uses_labels": True}
+        return info
 
     def __iter__(self) -> Iterator[Views]:
         workers = WorkerSetup()
@@ -149,7 +154,32 @@ def build_mapper(cfg: CfgNode) -> Mapper:
     if not len(records):
         raise DataError(f"no image of DATA.TRAIN '{dataset.name}' is left to train on; see the warnings above")
     _LOGGER.info("%s: %d images, masks: %s", dataset.name, len(records), masks.info)
-    return Mapper(records, pipelines, masks, cfg.SEED, cfg.DATA.MAX_BAD_IMAGES)
+    _check_boxes(cfg, needs, records)
+    mapper = Mapper(records, pipelines, masks, cfg.SEED, cfg.DATA.MAX_BAD_IMAGES)
+    if "donor" in needs:
+        sets = frozenset().union(*(pipeline.donor_sets for pipeline in pipelines))
+        sources = {name: _donor_source(name, mapper, "boxes" in needs) for name in sorted(sets)}
+        _LOGGER.info("donors: %s", ", ".join(f"{len(source)} images of {name}" for name, source in sources.items()))
+        mapper.donors = Donors(sources, cfg.DATA.MAX_BAD_IMAGES)
+    return mapper
+
+
+def _donor_source(name: str, mapper: Mapper, boxes: bool) -> DonorSource:
+    """The set of donors behind a name (see ``data/donors.py``)."""
+    if name == TRAIN:
+        return mapper
+    if name.startswith(WINDOWS):
+        return WindowDonors.read(name[len(WINDOWS) :])
+    return Mapper(get_dataset(name[len(DATASET) :], annotations=boxes).records, [])
+
+
+def _check_boxes(cfg: CfgNode, needs: frozenset[str], records: RecordTable) -> None:
+    if "boxes" in needs and all(record.boxes is None for record in records):
+        raise DataError(
+            f"an augmenter of AUGMENT.VIEWS needs ground-truth boxes but DATA.TRAIN '{cfg.DATA.TRAIN}' has none; "
+            "expected a dataset with annotations (coco:..., voc:..., scenes:...), or an augmenter that takes its boxes "
+            "from masks (AUGMENT.SALIENCY_SWAP.BOX_SOURCE threshold_cc)"
+        )
 
 
 def _load(cfg: CfgNode, annotations: bool) -> Dataset:
@@ -164,7 +194,7 @@ def _load(cfg: CfgNode, annotations: bool) -> Dataset:
 
 
 def _check_needs(cfg: CfgNode, needs: frozenset[str]) -> None:
-    if "saliency" in needs and cfg.DATA.MASKS.SOURCE == "none":
+    if needs & {"saliency", "graded"} and cfg.DATA.MASKS.SOURCE == "none":
         raise ConfigError(
             "an augmenter of AUGMENT.VIEWS needs saliency masks but DATA.MASKS.SOURCE is 'none'; set it to 'folder' "
             "(with DATA.MASKS.ROOT) or 'ground_truth', or take the augmenter out"

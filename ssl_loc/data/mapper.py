@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from ssl_loc.data.augmenters.build import Pipeline, augment
+from ssl_loc.data.donors import Donors
 from ssl_loc.data.image_io import read_image
 from ssl_loc.data.masks import MaskSource, NoMasks
 from ssl_loc.data.records import Record, RecordTable
@@ -43,6 +44,7 @@ class Mapper(Dataset):
         masks: where masks come from.
         seed: of all augmentation draws.
         max_bad_images: corrupt images in a row that are passed over before :class:`DataError` is raised.
+        donors: the other images that augmenters may ask for.
     """
 
     def __init__(
@@ -52,9 +54,12 @@ class Mapper(Dataset):
         masks: MaskSource | None = None,
         seed: int = 0,
         max_bad_images: int = 10,
+        donors: Donors | None = None,
     ) -> None:
         self.records = records
         self.pipelines = list(pipelines)
+        self.donors = donors
+        self.graded = "graded" in mapper_needs(self.pipelines)
         self.masks = NoMasks() if masks is None else masks
         self.seed = seed
         self.max_bad_images = max_bad_images
@@ -89,11 +94,17 @@ class Mapper(Dataset):
         return self._sample(index, record, read_image(record.path))
 
     def _sample(self, index: int, record: Record, image: np.ndarray) -> Sample:
-        mask = self.masks.load(index, record, (image.shape[0], image.shape[1]))
+        size = (image.shape[0], image.shape[1])
+        graded: np.ndarray | None = None
+        if self.graded:
+            mask, graded = self.masks.load_graded(index, record, size) or (None, None)
+        else:
+            mask = self.masks.load(index, record, size)
         return Sample(
             # (H, W, 3) seen as (3, H, W): channels-last memory, no copy.
             image=torch.from_numpy(image).permute(2, 0, 1),
             saliency=None if mask is None else torch.from_numpy(mask),
+            graded=None if graded is None else torch.from_numpy(graded),
             boxes=None if record.boxes is None else torch.from_numpy(record.boxes.copy()),
             label=record.label,
             index=index,
@@ -102,7 +113,7 @@ class Mapper(Dataset):
 
     def views(self, sample: Sample, epoch: int) -> list[View]:
         """Augment a sample: one view per pipeline, each with its own random streams."""
-        return augment(sample, self.pipelines, Streams(self.seed, epoch, sample.index))
+        return augment(sample, self.pipelines, Streams(self.seed, epoch, sample.index), self.donors)
 
 
 def _too_many(paths: list[str], allowed: int) -> str:
@@ -114,5 +125,5 @@ def _too_many(paths: list[str], allowed: int) -> str:
 
 
 def mapper_needs(pipelines: Sequence[Pipeline]) -> frozenset[str]:
-    """Union of what the augmenters of all views need: a subset of {"saliency", "boxes", "donor"}."""
+    """Union of what the augmenters of all views need: a subset of {"saliency", "graded", "boxes", "donor"}."""
     return frozenset().union(*(pipeline.needs for pipeline in pipelines))

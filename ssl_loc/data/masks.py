@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from ssl_loc.saliency.store import MAX_REDUCE, MapReport, MapStore, check_maps, 
 from ssl_loc.utils.errors import ConfigError, DataError, check_choice
 
 _LOGGER = logging.getLogger(__name__)
+_T = TypeVar("_T")
 SOURCES = ("none", "folder", "ground_truth")
 BAD_POLICIES = ("error", "skip_att")
 EMPTY_POLICIES = ("drop", "skip_att")
@@ -30,6 +32,9 @@ class MaskSource(Protocol):
     def load(self, index: int, record: Record, size: tuple[int, int]) -> np.ndarray | None:
         """Mask uint8 (h, w) with 0..255 of image ``index`` with size (H, W), or None if it is trained without one."""
 
+    def load_graded(self, index: int, record: Record, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray] | None:
+        """The mask, and the map it was made from, which keeps its grey values; both (h, w)."""
+
 
 @dataclass
 class NoMasks:
@@ -38,6 +43,9 @@ class NoMasks:
     info: dict[str, Any] = field(default_factory=lambda: {"source": "none", "estimator": "", "uses_labels": False})
 
     def load(self, index: int, record: Record, size: tuple[int, int]) -> np.ndarray | None:
+        return None
+
+    def load_graded(self, index: int, record: Record, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray] | None:
         return None
 
 
@@ -51,10 +59,18 @@ class FolderMasks:
     info: dict[str, Any]
 
     def load(self, index: int, record: Record, size: tuple[int, int]) -> np.ndarray | None:
+        return self._read(self.store.load, index, record, size)
+
+    def load_graded(self, index: int, record: Record, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray] | None:
+        return self._read(self.store.load_graded, index, record, size)
+
+    def _read(
+        self, load: Callable[[str, tuple[int, int]], _T], index: int, record: Record, size: tuple[int, int]
+    ) -> _T | None:
         if not self.usable[index]:
             return None
         try:
-            return self.store.load(record.key, size)
+            return load(record.key, size)
         except DataError as error:
             if self.on_bad == "error":
                 raise
@@ -79,6 +95,10 @@ class GroundTruthMasks:
             _LOGGER.warning("the objects of %s cover no pixel; the image is trained without a mask", record.path)
             return None
         return reduce_mask(mask, size, self.reduce)
+
+    def load_graded(self, index: int, record: Record, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray] | None:
+        mask = self.load(index, record, size)
+        return None if mask is None else (mask, mask)  # objects have no grey values
 
 
 def build_masks(cfg: CfgNode, records: RecordTable, sizes: np.ndarray) -> tuple[MaskSource, np.ndarray]:

@@ -147,6 +147,8 @@ _HEALTH = {
     "feature_std_ideal": "ideal",
     "has_mask_rate": "with mask",
     "crop_unmet_rate": "crop unmet",
+    "pasted_rate": "pasted",
+    "paste_refused_rate": "paste refused",
     "attention_skipped_rate": "attention skipped",
     "zero_cam_rate": "zero cam",
 }

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ssl_loc.data.augmenters.paste_records import DONORS_PASSED_OVER, PASTE_REFUSED, PASTED
 from ssl_loc.engine.model import Forward, TrainingModel, collapse_numbers
 from ssl_loc.structures import Views
 
@@ -27,7 +28,7 @@ class StepResult:
         terms: weighted losses by name.
         log: other numbers by name.
         paths: files of this process's batch.
-        passed_over: corrupt images that the loader passed over for this batch.
+        passed_over: corrupt images, donors included, that the loader passed over for this batch.
     """
 
     loss: Tensor
@@ -81,7 +82,8 @@ class TrainStep:
         ]
         result = _average(forwards)
         result.paths = batch.paths
-        result.passed_over = int(batch.extra["passed_over"].sum()) if "passed_over" in batch.extra else 0
+        counts = [batch.extra[name].sum() for name in ("passed_over", DONORS_PASSED_OVER) if name in batch.extra]
+        result.passed_over = int(sum(counts))
         if monitor:
             result.log.update(collapse_numbers(torch.cat([f.q for f in forwards])))
         norm = self._gradient_norm(monitor)
@@ -142,11 +144,16 @@ def cut(views: Views, parts: int) -> list[Views]:
 
 
 def crop_numbers(batch: Views) -> dict[str, Tensor | float]:
-    """Rates of the batch as it was loaded: crops that missed their constraint, views that carry a mask."""
-    return {
+    """Rates of the batch as it was loaded: crops that missed their constraint, views that carry a mask, and, where an
+    augmenter exchanges backgrounds, views with another background and views that had to keep theirs."""
+    numbers: dict[str, Tensor | float] = {
         "crop_unmet_rate": 1 - batch.geometry.met.float().mean(),
         "has_mask_rate": batch.has_mask.float().mean(),
     }
+    for record in (PASTED, PASTE_REFUSED):
+        if record in batch.extra:
+            numbers[f"{record}_rate"] = batch.extra[record].mean()
+    return numbers
 
 
 def _average(forwards: list[Forward]) -> StepResult:

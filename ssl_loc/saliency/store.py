@@ -143,6 +143,18 @@ class MapStore:
         Raises:
             DataError: the map cannot be read or does not fit the image.
         """
+        return self._mask(self._grey(key, size), size)
+
+    def load_graded(self, key: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """The same mask, and the grey values it was made from, at the same resolution."""
+        grey = self._grey(key, size)
+        return self._mask(grey, size), reduce_mask(grey, size, self.reduce)
+
+    def _mask(self, grey: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        binary = cv2.threshold(grey, self.threshold, 255, cv2.THRESH_BINARY)[1]
+        return reduce_mask(binary, size, self.reduce)
+
+    def _grey(self, key: str, size: tuple[int, int]) -> np.ndarray:
         path = safe_join(self.root, key + MAP_SUFFIX)
         grey = read_map(path)
         if not fits(grey.shape, size):
@@ -150,8 +162,7 @@ class MapStore:
                 f"map {path} is {grey.shape[1]} x {grey.shape[0]} px, its image {size[1]} x {size[0]}; expected "
                 "the same size or an integer fraction of it"
             )
-        binary = cv2.threshold(grey, self.threshold, 255, cv2.THRESH_BINARY)[1]
-        return reduce_mask(binary, size, self.reduce)
+        return grey
 
     def manifest(self) -> Manifest:
         """Read the folder's manifest (not kept: it is large and only needed once)."""

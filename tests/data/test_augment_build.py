@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from helpers.augment import box_mask, make_cfg, make_sample
+from helpers.augment import SampleList, box_mask, make_cfg, make_sample
 
 from ssl_loc.data.augmenters import (
     AUGMENTER_REGISTRY,
@@ -20,6 +20,7 @@ from ssl_loc.data.augmenters import (
 from ssl_loc.data.augmenters.deferred import blur_batch, blur_on_cpu
 from ssl_loc.data.augmenters.recipes import recipe
 from ssl_loc.data.collate import collate
+from ssl_loc.data.donors import Donors
 from ssl_loc.data.mapper import MappedImage
 from ssl_loc.data.rng import Streams
 from ssl_loc.structures import View, Views
@@ -211,16 +212,17 @@ def test_device_step_refuses_a_foreign_batch() -> None:
 
 @pytest.mark.parametrize("name", AUGMENTER_REGISTRY.names())
 def test_every_augmenter_keeps_its_promise(name: str) -> None:
-    cfg = make_cfg([["RandomResizedCrop", name]])
+    target = AUGMENTER_REGISTRY.get(name)
+    cfg = make_cfg([[name, "RandomResizedCrop"] if target.wants_whole else ["RandomResizedCrop", name]])
     (pipeline,) = build_pipelines(cfg)
     sample = make_sample(mask=box_mask(96, 128, (30, 20, 90, 70)))
-    before = sample.image.clone()
+    sample.graded = sample.saliency
+    before, donors = sample.image.clone(), Donors({"train": SampleList([sample, sample])})
     for index in range(8):
-        view = pipeline(View.whole(sample), Streams(0, 0, index), Context(sample))
+        view = pipeline(View.whole(sample), Streams(0, 0, index), Context(sample, donors=donors))
         assert view.image.dtype == torch.uint8 and view.image.shape == (3, 32, 32)
         assert view.mask is not None and view.mask.shape == (1, 32, 32)
         assert set(pipeline.neutral) == set(view.extra)
     assert torch.equal(sample.image, before)
-    target = AUGMENTER_REGISTRY.get(name)
-    assert issubclass(target, Augmenter) and target.needs <= {"saliency", "boxes", "donor"}
+    assert issubclass(target, Augmenter) and target.needs <= {"saliency", "graded", "boxes", "donor"}
     assert target.__doc__

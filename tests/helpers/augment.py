@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from ssl_loc.components import get_cfg
 from ssl_loc.config import CfgNode
 from ssl_loc.structures import Sample
+from ssl_loc.utils.errors import DataError
 
 
 def make_cfg(views: list[list[Any]], size: int = 32, **augment: Any) -> CfgNode:
@@ -40,3 +42,19 @@ def box_mask(height: int, width: int, box: tuple[int, int, int, int]) -> torch.T
 
 def make_sample(height: int = 96, width: int = 128, mask: torch.Tensor | None = None, seed: int = 0) -> Sample:
     return Sample(smooth_image(height, width, seed), mask, path="a.jpg")
+
+
+class SampleList:
+    """A set of donors that is already in memory; "unreadable" ones are None."""
+
+    def __init__(self, samples: Sequence[Sample | None]) -> None:
+        self.samples = list(samples)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def sample(self, index: int) -> Sample:
+        sample = self.samples[index]
+        if sample is None:
+            raise DataError(f"cannot read image {index}.jpg")
+        return sample

@@ -3,10 +3,12 @@
 from ssl_loc.data.augmenters import (  # noqa: F401 (importing registers)
     blur,
     constrained_crop,
+    copy_paste,
     crops,
     flip,
     official_jitter,
     photometric,
+    saliency_swap,
 )
 from ssl_loc.data.augmenters.base import Augmenter, Context
 from ssl_loc.data.augmenters.build import (

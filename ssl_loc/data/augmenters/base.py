@@ -6,13 +6,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
 from ssl_loc.data.augmenters.summed_area import SummedArea
 from ssl_loc.data.rng import Streams
 from ssl_loc.structures import Sample, View
+
+if TYPE_CHECKING:
+    from ssl_loc.data.donors import Donors
 
 
 @dataclass
@@ -22,10 +25,14 @@ class Context:
     Attributes:
         sample: the decoded image with its map.
         earlier: views of this sample that are already finished, in order.
+        donors: the other images that an augmenter with "donor" in its ``needs`` may ask for.
+        memo: what augmenters computed of the sample once for all its views, by name.
     """
 
     sample: Sample
     earlier: list[View] = field(default_factory=list)
+    donors: Donors | None = None
+    memo: dict[str, Any] = field(default_factory=dict)
     _summed_area: SummedArea | None = field(default=None, init=False, repr=False)
 
     def summed_area(self) -> SummedArea | None:
@@ -43,23 +50,38 @@ class Augmenter(ABC):
     into ``view.geometry`` or ``view.extra``. Geometric augmenters act on image, mask and geometry alike.
 
     Attributes:
-        needs: subset of {"saliency", "boxes", "donor"} that the sample must be loaded with.
+        needs: subset of {"saliency", "graded", "boxes", "donor"} that the sample must be loaded with; an object may
+            need more or less than its class. "graded" is the map before it was made binary.
+        donor_sets: where its donors come from: "train", "windows:FILE" or "dataset:NAME".
         node: name of its config node below AUGMENT ("" = it has no keys); its keys may be overridden per view.
         stream: name of its random stream. A second augmenter with the same stream in one pipeline gets a suffix.
         records: entries of ``view.extra`` it writes, with the value that means "nothing happened".
         photometric: True if it changes colours and leaves every pixel in its place.
         deferrable: True if what it draws can be recorded now and applied on the device later.
         after_deferred: True if it may run in the worker although it comes after something deferred.
+        in_place: True if it leaves every pixel in its place, like the photometric ones.
+        wants_whole: True if it must be given the whole image, so that only such steps may come before it.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset()
+    needs: frozenset[str] = frozenset()
+    donor_sets: tuple[str, ...] = ()
     node: ClassVar[str] = ""
     stream: str = ""
     records: Mapping[str, Tensor] = MappingProxyType({})
     photometric: ClassVar[bool] = False
     deferrable: bool = False
     after_deferred: ClassVar[bool] = False
+    in_place: ClassVar[bool] = False
+    wants_whole: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, view: View, streams: Streams, context: Context) -> View:
         """Return the augmented view; the given one is not changed."""
+
+    def joined(self, following: Augmenter | None) -> Augmenter | None:
+        """One augmenter that does this step and the ``following`` one in less time, or None.
+
+        Raises:
+            ConfigError: this step cannot do without another one after it.
+        """
+        return None

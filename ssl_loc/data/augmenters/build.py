@@ -9,6 +9,7 @@ from ssl_loc.config import CfgNode, construct
 from ssl_loc.data.augmenters.base import Augmenter, Context
 from ssl_loc.data.augmenters.color_chain import ColorChain, LinearColor
 from ssl_loc.data.augmenters.deferred import DeferredDraw, DevicePhotometric, check_deferred, neutral_records
+from ssl_loc.data.donors import Donors
 from ssl_loc.data.rng import Streams
 from ssl_loc.structures import Sample, View
 from ssl_loc.utils.errors import ConfigError
@@ -37,8 +38,13 @@ class Pipeline:
 
     @property
     def needs(self) -> frozenset[str]:
-        """Subset of {"saliency", "boxes", "donor"} that samples must be loaded with."""
+        """Subset of {"saliency", "graded", "boxes", "donor"} that samples must be loaded with."""
         return frozenset().union(*(step.needs for step in self.steps))
+
+    @property
+    def donor_sets(self) -> frozenset[str]:
+        """Where donors are taken from."""
+        return frozenset().union(*(step.donor_sets for step in self.steps))
 
     def __call__(self, view: View, streams: Streams, context: Context) -> View:
         view = View(view.image, view.mask, view.geometry, {**self.neutral, **view.extra})
@@ -47,9 +53,11 @@ class Pipeline:
         return view
 
 
-def augment(sample: Sample, pipelines: Sequence[Pipeline], streams: Streams) -> list[View]:
+def augment(
+    sample: Sample, pipelines: Sequence[Pipeline], streams: Streams, donors: Donors | None = None
+) -> list[View]:
     """All views of one sample; a later view may look at the earlier ones through the context they share."""
-    context = Context(sample)
+    context = Context(sample, donors=donors)
     whole = View.whole(sample)
     for number, pipeline in enumerate(pipelines):
         context.earlier.append(pipeline(whole, streams.for_view(number), context))
@@ -67,8 +75,9 @@ def build_pipelines(cfg: CfgNode) -> list[Pipeline]:
         if not isinstance(entries, (list, tuple)):
             raise ConfigError(f"{where} is {entries!r}; expected a list of augmenters (one list per view)")
         steps = [build_augmenter(entry, cfg, f"{where}[{i}]") for i, entry in enumerate(entries)]
+        _check_whole(steps, where)
         _separate_streams(steps)
-        steps = _fuse_colors(steps)
+        steps = _join(_fuse_colors(steps))
         views.append(_defer(steps, where) if place == "device" else steps)
     neutral = neutral_records(views)
     return [Pipeline(steps, neutral) for steps in views]
@@ -117,6 +126,29 @@ def _separate_streams(steps: list[Augmenter]) -> None:
         seen[step.stream] = seen.get(step.stream, 0) + 1
         if seen[step.stream] > 1:
             step.stream = f"{step.stream}#{seen[step.stream]}"
+
+
+def _check_whole(steps: list[Augmenter], where: str) -> None:
+    """Refuse an augmenter that needs the whole image after one that cuts or moves it."""
+    moved = ""
+    for step in steps:
+        name = type(step).__name__
+        if step.wants_whole and moved:
+            raise ConfigError(f"{where} has {name} after {moved}; {name} needs the whole image, so put it first")
+        if not (step.photometric or step.in_place):
+            moved = moved or name
+
+
+def _join(steps: list[Augmenter]) -> list[Augmenter]:
+    """Let each step do the work of the one after it where it offers to."""
+    done: list[Augmenter] = []
+    for step in reversed(steps):
+        both = step.joined(done[-1] if done else None)
+        if both is None:
+            done.append(step)
+        else:
+            done[-1] = both
+    return done[::-1]
 
 
 def _fuse_colors(steps: list[Augmenter]) -> list[Augmenter]:

@@ -16,7 +16,6 @@ from ssl_loc.data.augmenters.crops import (
     RandomResizedCrop,
     centre_box,
     crop_arguments,
-    crop_view,
     draw_rest,
     draw_single,
     smallest_crop_share,
@@ -166,19 +165,18 @@ class SaliencyConstrainedCrop(RandomResizedCrop):
             coverage = np.minimum(coverage, area.coverage(boxes, np.array(other)))
         return coverage
 
-    def __call__(self, view: View, streams: Streams, context: Context) -> View:
+    def place(self, view: View, streams: Streams, context: Context) -> tuple[Box, bool]:
         height, width = view.image.shape[1:]
         area, others = self._area_of(view, context)
         if area is None or area.empty:
-            return super().__call__(view, streams, context)
-        box, met = self.choose(streams(self.stream), height, width, area, others)
-        return crop_view(view, box, self.size, self.interpolation, met)
+            return super().place(view, streams, context)
+        return self.choose(streams(self.stream), height, width, area, others)
 
     def _area_of(self, view: View, context: Context) -> tuple[SummedArea | None, list[Box]]:
         """Summed-area table of the view's mask, and the earlier crops to cover, both in the view's frame."""
         if view.mask is None:
             return None, []
-        earlier = [v.geometry.box for v in context.earlier] if self.second_constraint == "all" else []
+        earlier = [v.geometry.visible for v in context.earlier] if self.second_constraint == "all" else []
         if view.image is context.sample.image:
             area = context.summed_area()
             return area, [_rounded(box) for box in earlier]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ssl_loc.config import CfgNode, register_config
 from ssl_loc.data.augmenters.base import Augmenter, Context
 from ssl_loc.data.augmenters.build import AUGMENTER_REGISTRY
+from ssl_loc.data.augmenters.paste_records import with_paste_box
 from ssl_loc.data.augmenters.ranges import check_range
 from ssl_loc.data.augmenters.resize import Box, check_interpolation, crop_resize_image, crop_resize_mask
 from ssl_loc.data.rng import Streams
@@ -158,11 +160,19 @@ def centre_box(height: int, width: int, ratio: tuple[float, float]) -> Box:
     return x, y, x + w, y + h
 
 
-def crop_view(view: View, box: Box, size: int, interpolation: str, constraint_met: bool = True) -> View:
-    """Cut ``box`` (integer XYXY in the view's own frame) out of a view and resize it to a square of ``size`` px."""
+def crop_view(
+    view: View, box: Box, size: int, interpolation: str, constraint_met: bool = True, pixels: Tensor | None = None
+) -> View:
+    """Cut ``box`` (integer XYXY in the view's own frame) out of a view and resize it to a square of ``size`` px.
+
+    ``pixels`` uint8 (3, y2 - y1, x2 - x1) are put in the place of the view's own pixels in the box.
+    """
     h, w = view.image.shape[1:]
     out = (size, size)
-    image = crop_resize_image(view.image, box, out, interpolation)
+    if pixels is None:
+        image = crop_resize_image(view.image, box, out, interpolation)
+    else:
+        image = crop_resize_image(pixels, (0, 0, pixels.shape[2], pixels.shape[1]), out, interpolation)
     mask = None if view.mask is None else crop_resize_mask(view.mask, box, (h, w), out)
     geometry = view.geometry
     source_box: tuple[float, float, float, float] = (float(box[0]), float(box[1]), float(box[2]), float(box[3]))
@@ -172,7 +182,12 @@ def crop_view(view: View, box: Box, size: int, interpolation: str, constraint_me
         (x1, y1), (x2, y2) = corners.min(0).values.tolist(), corners.max(0).values.tolist()
         source_box = (x1, y1, x2, y2)
     met = geometry.constraint_met and constraint_met
-    return View(image, mask, Geometry(source_box, out, geometry.source, geometry.flip, met), view.extra)
+    new = Geometry(source_box, out, geometry.source, geometry.flip, met)
+    if geometry.shown is None:
+        return View(image, mask, new, view.extra)
+    # Only a part of the view came from the source: what the crop shows of it (nothing is an empty box).
+    new = replace(new, shown=new.intersect(geometry) or (source_box[0], source_box[1], source_box[0], source_box[1]))
+    return View(image, mask, new, with_paste_box(view.extra, new))
 
 
 def crop_arguments(cfg: CfgNode) -> dict[str, Any]:
@@ -233,7 +248,11 @@ class RandomResizedCrop(Augmenter):
         x1, y1, x2, y2 = boxes[fitting].tolist()
         return x1, y1, x2, y2
 
-    def __call__(self, view: View, streams: Streams, context: Context) -> View:
+    def place(self, view: View, streams: Streams, context: Context) -> tuple[Box, bool]:
+        """Where this crop cuts: box (integer XYXY in the view's frame), and whether its constraint is met."""
         height, width = view.image.shape[1:]
-        box = self.draw(streams(self.stream), height, width)
-        return crop_view(view, box, self.size, self.interpolation)
+        return self.draw(streams(self.stream), height, width), True
+
+    def __call__(self, view: View, streams: Streams, context: Context) -> View:
+        box, met = self.place(view, streams, context)
+        return crop_view(view, box, self.size, self.interpolation, met)

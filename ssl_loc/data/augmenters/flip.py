@@ -11,6 +11,7 @@ import torch
 from ssl_loc.config import CfgNode, register_config
 from ssl_loc.data.augmenters.base import Augmenter, Context
 from ssl_loc.data.augmenters.build import AUGMENTER_REGISTRY
+from ssl_loc.data.augmenters.paste_records import with_paste_box
 from ssl_loc.data.augmenters.ranges import check_within
 from ssl_loc.data.augmenters.resize import as_hwc, from_hwc
 from ssl_loc.data.rng import Streams
@@ -46,4 +47,5 @@ class RandomFlip(Augmenter):
             return view
         image = from_hwc(cv2.flip(as_hwc(view.image), 1))
         mask = None if view.mask is None else torch.from_numpy(cv2.flip(view.mask[0].numpy(), 1))[None]
-        return View(image, mask, replace(view.geometry, flip=not view.geometry.flip), view.extra)
+        geometry = replace(view.geometry, flip=not view.geometry.flip)
+        return View(image, mask, geometry, with_paste_box(view.extra, geometry))

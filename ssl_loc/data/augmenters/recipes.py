@@ -1,7 +1,8 @@
 """The augmentation recipes of the base methods, as values for AUGMENT.VIEWS.
 
 Sources: MoCo v1 and InstDisc (He et al. 2020, code), MoCo v2 (Chen et al. 2020), SimCLR (Chen et al. 2020, s = 1), BYOL
-(Grill et al. 2020, appendix B). Sides are AUGMENT.SIZE. CAST's constrained crop replaces "RandomResizedCrop" by name.
+(Grill et al. 2020, appendix B). Sides are AUGMENT.SIZE. CAST's constrained crop and CVSA's SaliencySwap replace
+"RandomResizedCrop" by name; DiLo's CopyPaste comes before it.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ _BYOL = [
 ]
 _RECIPES: dict[str, list[list[Any]]] = {
     "moco_v1": [_MOCO_V1, _MOCO_V1],
+    "instdisc": [_MOCO_V1, _MOCO_V1],
     "moco_v2": [_MOCO_V2, _MOCO_V2],
     "simclr": [_SIMCLR, _SIMCLR],
     "byol": [
@@ -43,11 +45,11 @@ _RECIPES: dict[str, list[list[Any]]] = {
 }
 
 
-def recipe(name: str, crop: str = "RandomResizedCrop") -> list[list[Any]]:
-    """AUGMENT.VIEWS of a recipe: "moco_v1", "moco_v2", "simclr" or "byol".
+def recipe(name: str, crop: str = "RandomResizedCrop", paste: str = "") -> list[list[Any]]:
+    """AUGMENT.VIEWS of a recipe: "moco_v1", "instdisc" (the same), "moco_v2", "simclr" or "byol".
 
-    ``crop`` replaces the first augmenter of every view, e.g. "SaliencyConstrainedCrop" (its sizes and shapes then come
-    from AUGMENT.RANDOM_RESIZED_CROP).
+    ``crop`` replaces the first augmenter of every view, e.g. "SaliencyConstrainedCrop" or "SaliencySwap" (their sizes
+    and shapes then come from AUGMENT.RANDOM_RESIZED_CROP). ``paste`` is put before it: "CopyPaste".
     """
     if name not in _RECIPES:
         raise ConfigError(f"no augmentation recipe '{name}'{did_you_mean(name, _RECIPES)} Known: {', '.join(_RECIPES)}")
@@ -55,4 +57,7 @@ def recipe(name: str, crop: str = "RandomResizedCrop") -> list[list[Any]]:
     if crop != "RandomResizedCrop":
         for steps in views:
             steps[0] = crop
+    if paste:
+        for steps in views:
+            steps.insert(0, paste)
     return views
