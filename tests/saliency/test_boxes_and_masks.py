@@ -40,6 +40,7 @@ def test_otsu_maximises_the_variance_between_the_classes() -> None:
 
     best = max(range(256), key=between)
     assert np.array_equal(mask.ravel(), saliency > best)
+    assert binarize(np.array([[100, 100, 101]], np.uint8), "otsu").tolist() == [[False, False, True]]
 
 
 def test_fixed_threshold_and_wrong_rules() -> None:

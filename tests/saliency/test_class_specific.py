@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -130,6 +131,17 @@ def test_grabcut_grows_seeds_to_the_object() -> None:
     mask = grabcut_mask(image, saliency / saliency.max())
     assert before < 0.2 and cv_iou(mask, inside) > 0.95
     assert np.array_equal(mask, grabcut_mask(image, saliency / saliency.max()))
+
+
+def test_grabcut_does_not_depend_on_what_ran_before() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3)).astype(np.uint8)
+    distance = np.hypot(*np.mgrid[-20:20, -25:25])
+    saliency = (1 - distance / distance.max()).astype(np.float32)
+    masks = []
+    for seed in range(3):
+        cv2.setRNGSeed(seed)
+        masks.append(grabcut_mask(image, saliency))
+    assert all(np.array_equal(masks[0], mask) for mask in masks)
 
 
 def cv_iou(a: np.ndarray, b: np.ndarray) -> float:

@@ -18,7 +18,7 @@ from ssl_loc.saliency import manifest as manifest_module
 from ssl_loc.saliency.build import SALIENCY_REGISTRY
 from ssl_loc.saliency.manifest import read_manifest
 from ssl_loc.saliency.map_io import read_map
-from ssl_loc.saliency.runner import RunOptions, items_of, run_estimator, shard_of
+from ssl_loc.saliency.runner import MapWorker, RunOptions, items_of, run_estimator, shard_of
 from ssl_loc.saliency.store import reduce_mask
 from ssl_loc.utils.errors import ConfigError, DataError
 
@@ -136,6 +136,20 @@ def test_unreadable_images_are_forgotten_once_they_have_a_map(images: Path, tmp_
     (images / "0.png").write_bytes(good)
     manifest, report = run(images, tmp_path / "maps")
     assert (report.made, manifest.unreadable_images) == (1, {})
+
+
+def test_nothing_is_remembered_of_maps_that_were_replaced_by_others(images: Path, tmp_path: Path) -> None:
+    (images / "junk.png").write_bytes(b"no picture")
+    assert list(run(images, tmp_path / "maps")[0].unreadable_images) == ["junk"]
+    (images / "junk.png").unlink()
+    manifest, report = run(images, tmp_path / "maps", preset="other", overwrite=True)
+    assert (report.made, manifest.preset, manifest.unreadable_images) == (8, "other", {})
+
+
+def test_values_are_rounded_not_cut(tmp_path: Path) -> None:
+    values = np.array([[0.4, 0.6, 127.6, 254.6]], dtype=np.float32) / 255
+    MapWorker(Obedient(), str(tmp_path), read_image).store("x", values)
+    assert read_map(tmp_path / "x.png").tolist() == [[0, 1, 128, 255]]
 
 
 def test_too_many_bad_images_stop_the_run_and_keep_the_others(tmp_path: Path, caplog) -> None:
