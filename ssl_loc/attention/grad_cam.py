@@ -30,7 +30,8 @@ def pooled_weights(scores: Tensor, pooled: Tensor, create_graph: bool = True) ->
     """alpha in the pooled form.
 
     Args:
-        scores: (N,), each depending on its own row of ``pooled`` (no BatchNorm in the head).
+        scores: (N,), each depending on its own row of ``pooled`` (no batch statistics in the head:
+            ``Method.embed_alone``).
         pooled: (N, C), the tensor the head was applied to.
         create_graph: True if a loss on the map is to be trained (second order).
 

@@ -112,7 +112,7 @@ def build_step(cfg: CfgNode, device: torch.device, dataset_size: int, from_scrat
     method = build_method(cfg_of_model)
     if cfg.MODEL.INIT_FROM and from_scratch:
         init_trunks(method, cfg.MODEL.INIT_FROM)
-    method.prepare(dataset_size)
+    method.prepare(dataset_size, run_length(cfg, max(1, dataset_size // cfg.SOLVER.IMS_PER_BATCH)))
     model = TrainingModel(method, build_losses(cfg_of_model)).to(device)
     return TrainStep(
         model,

@@ -21,7 +21,12 @@ NORMS = ("BN", "SyncBN", "SplitBN", "FrozenBN")
 
 
 class BN(nn.BatchNorm2d):
-    """nn.BatchNorm2d that says which keys to change where a batch is too small for statistics."""
+    """nn.BatchNorm2d for maps (N, C, h, w) and vectors (N, C) that says which keys to change where a batch is too small
+    for statistics."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"BN expects (N, C, ...), got shape {tuple(input.shape)}")
 
     def forward(self, input: Tensor) -> Tensor:
         if self.training:
@@ -41,7 +46,7 @@ class FrozenBN(nn.BatchNorm2d):
 
 
 def make_norm(kind: str, groups: int = 8) -> Callable[[int], nn.Module]:
-    """Return ``channels -> norm layer`` for 4-d inputs (``MODEL.NORM``, ``MODEL.NORM_GROUPS``).
+    """Return ``channels -> norm layer`` for maps (N, C, h, w) and vectors (N, C) (``MODEL.NORM``, ``NORM_GROUPS``).
 
     Raises:
         ConfigError: ``kind`` is none of "BN", "SyncBN", "SplitBN", "FrozenBN".

@@ -26,6 +26,8 @@ WEIGHTINGS = ("sum", "convex")
 # Needs that a method may or may not meet (``Method.gives``), in words.
 METHOD_NEEDS = {
     "negatives": "negatives",
+    "drawn_negatives": "negatives drawn from a memory bank",
+    "both_directions": "queries of both views",
     "target_map": "spatial maps of a target network on the key view",
 }
 
@@ -35,8 +37,8 @@ class Loss(nn.Module):
 
     Attributes:
         node: name of the config node under LOSS that holds WEIGHT.
-        needs: what the loss reads beyond q and k: "mask" (saliency masks in the batch), "negatives", "target_map"
-            (spatial maps of the target on the key view), or levels of the trunk ("res5").
+        needs: what the loss reads beyond q and k: "mask" (saliency masks in the batch), what a method may give
+            (``METHOD_NEEDS``), or levels of the trunk ("res5").
         double_backward: whether it differentiates a gradient through the trunk, from the embedding to its level.
     """
 

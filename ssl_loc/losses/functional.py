@@ -14,6 +14,8 @@ from ssl_loc.utils.precision import full_precision
 # A map whose norm times its target's is below this has no direction: its cosine is 0 and gives no gradient.
 COSINE_EPS = 1e-8
 REDUCTIONS = ("per_sample", "batch_flat")
+# Loss of one direction as constant + factor * cosine: BYOL paper, equation 2; OpenMixup's BYOL; CVSA paper, equation 6.
+COSINE_FORMS = {"byol": (2.0, -2.0), "openmixup": (0.0, -2.0), "half": (0.0, -0.5)}
 
 
 class InfoNCE(NamedTuple):
@@ -44,6 +46,15 @@ def info_nce(q: Tensor, k: Tensor, negatives: Tensor, temperature: float) -> Inf
         logits = torch.cat([positive[:, None], negative], 1).div_(temperature)  # (N, 1 + K), the positive first
         target = torch.zeros(len(q), dtype=torch.int64, device=q.device)
         return InfoNCE(F.cross_entropy(logits, target), positive.detach(), negative.detach())
+
+
+def negative_cosine(q: Tensor, k: Tensor, form: str = "byol") -> Tensor:
+    """Mean of 2 - 2 q.k over unit rows (N, D), or of another multiple (``COSINE_FORMS``)."""
+    if form not in COSINE_FORMS:
+        raise ValueError(f"cosine loss '{form}' is unknown; expected one of {', '.join(COSINE_FORMS)}")
+    constant, factor = COSINE_FORMS[form]
+    with torch.autocast(q.device.type, enabled=False):
+        return constant + factor * (full_precision(q) * full_precision(k)).sum(1).mean()
 
 
 def cosine_attention(cam: Tensor, target: Tensor, valid: Tensor, reduction: str = "per_sample") -> Tensor:

@@ -148,7 +148,7 @@ class GradCAMAttention(Loss):
     def _map(self, pair: Pair, method: Method, k_m: Tensor) -> Tensor:
         """Unrectified Grad-CAM (N, h, w) of similarity(q, k_m)."""
         with torch.autocast(pair.q.device.type, enabled=False):
-            scores = method.similarity(pair.q, k_m)
+            scores = method.similarity(method.embed_alone(pair), k_m)
             activations = pair.maps[self.layer]
             create_graph = torch.is_grad_enabled()
             if self.layer == "res5":

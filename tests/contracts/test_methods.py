@@ -11,9 +11,13 @@ from helpers.batches import random_views
 
 from ssl_loc.components import get_cfg
 from ssl_loc.config import CfgNode
-from ssl_loc.losses import LOSS_REGISTRY, build_losses
+from ssl_loc.losses import LOSS_REGISTRY, LossSum, build_losses
+from ssl_loc.losses.build import METHOD_NEEDS
 from ssl_loc.modeling import HEAD_REGISTRY, METHOD_REGISTRY, Method, build_head, build_method
+from ssl_loc.utils.errors import ConfigError
 
+# Images of the imagined data set.
+IMAGES = 12
 METHODS, LOSSES = METHOD_REGISTRY.names(), LOSS_REGISTRY.names()
 
 
@@ -22,13 +26,16 @@ def _cfg(name: str) -> CfgNode:
     cfg.merge_from_list(
         ["MODEL.METHOD", name, "MODEL.RESNET.DEPTH", 18, "MODEL.RESNET.WIDTH", 8, "MODEL.RESNET.STEM", "small"]
         + ["MODEL.MOCO.K", 16, "MODEL.MOCO.DIM", 8, "MODEL.NORM_GROUPS", 2, "DATA.MASKS.SOURCE", "folder"]
+        + ["MODEL.BYOL.HIDDEN", 16, "MODEL.BYOL.DIM", 8]
     )
     return cfg
 
 
 def _build(name: str) -> Method:
     torch.manual_seed(0)
-    return build_method(_cfg(name))
+    method = build_method(_cfg(name))
+    method.prepare(IMAGES, total_steps=10)
+    return method
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -43,8 +50,13 @@ def test_output(name: str) -> None:
         assert not pair.k.requires_grad and pair.q.dtype == pair.k.dtype == torch.float32
         assert pair.negatives is None or not pair.negatives.requires_grad
         assert pair.query_view != pair.key_view
-        # q comes from the pooled vector through the uncompiled head: Grad-CAM depends on it.
+        assert pair.temperature > 0
+        # q comes from the pooled vector: Grad-CAM depends on it.
+        assert torch.autograd.grad(pair.q.sum(), pair.pooled, retain_graph=True)[0].shape == pair.pooled.shape
+    for pair in method.eval()(views).pairs:
+        # It is the uncompiled head that makes it. (In training some heads are batch-normalised over all views.)
         torch.testing.assert_close(method.embed(pair.pooled), pair.q)
+        torch.testing.assert_close(method.embed_alone(pair), pair.q)
     assert all(not torch.is_tensor(value) or value.numel() == 1 for value in output.log.values())
 
 
@@ -70,13 +82,24 @@ def test_normalisation_happens_once_and_right(name: str) -> None:
     torch.testing.assert_close(method.normalize(grey)[0, :, 0, 0], torch.tensor(expected))
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("name", METHODS)
-def test_gradient_reaches_the_trunk_and_no_target(name: str, loss: str) -> None:
+def _meet(name: str, loss: str) -> tuple[Method, LossSum]:
     cfg = _cfg(name)
     cfg.LOSS.NAMES = [loss]
-    method, losses, views = build_method(cfg), build_losses(cfg), random_views(4)
+    method, losses = _build(name), build_losses(cfg)
     losses.connect(method)
+    return method, losses
+
+
+def _fits(name: str, loss: str) -> bool:
+    return LOSS_REGISTRY.get(loss).needs & set(METHOD_NEEDS) <= METHOD_REGISTRY.get(name).gives
+
+
+PAIRS = [(name, loss) for name in METHODS for loss in LOSSES]
+
+
+@pytest.mark.parametrize(("name", "loss"), [pair for pair in PAIRS if _fits(*pair)])
+def test_gradient_reaches_the_trunk_and_no_target(name: str, loss: str) -> None:
+    (method, losses), views = _meet(name, loss), random_views(4)
     terms, log = losses(views, method(views), method)
     assert list(terms) == [loss] and f"loss/{loss}" in log
     assert all(not torch.is_tensor(value) or (value.numel() == 1 and not value.requires_grad) for value in log.values())
@@ -87,13 +110,19 @@ def test_gradient_reaches_the_trunk_and_no_target(name: str, loss: str) -> None:
     assert all(p.grad is None for p in method.parameters() if id(p) in others)
 
 
+@pytest.mark.parametrize(("name", "loss"), [pair for pair in PAIRS if not _fits(*pair)])
+def test_what_does_not_fit_stops_at_build(name: str, loss: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{loss} needs .*, but the method {name} has none; take {loss} out of"):
+        _meet(name, loss)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_state_dict_is_everything(name: str) -> None:
     """A second method with the state of the first computes the same, before and after a step."""
     first = _build(name)
     first(random_views(4))
     first.after_step(0)
-    second = build_method(_cfg(name))
+    second = _build(name)
     second.load_state_dict(copy.deepcopy(first.state_dict()))
     for method in (first, second):
         method(random_views(4, seed=1))

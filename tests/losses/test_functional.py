@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ssl_loc.losses.functional import cosine, cosine_attention, info_nce
+from ssl_loc.losses.functional import cosine, cosine_attention, info_nce, negative_cosine
 
 
 def _unit(*shape: int, dim: int, seed: int = 0) -> torch.Tensor:
@@ -46,6 +46,19 @@ def test_info_nce_gradient_and_refusal() -> None:
     assert torch.autograd.gradcheck(lambda x: info_nce(x, k, queue, 0.5).loss, q)
     with pytest.raises(ValueError, match="temperature is 0"):
         info_nce(q, k, queue, 0)
+
+
+@pytest.mark.parametrize(("form", "values"), [("byol", (0, 2, 4)), ("openmixup", (-2, 0, 2)), ("half", (-0.5, 0, 0.5))])
+def test_negative_cosine_closed_forms(form: str, values: tuple[float, float, float]) -> None:
+    """Equal, orthogonal and opposite rows; "byol" is the squared distance of the unit vectors."""
+    q = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
+    orthogonal = torch.tensor([[0.0, 1.0], [-0.8, 0.6]])
+    for k, value in zip((q, orthogonal, -q), values, strict=True):
+        assert float(negative_cosine(q, k, form)) == pytest.approx(value, abs=1e-6)
+    a, b = _unit(5, 7, dim=1), _unit(5, 7, dim=1, seed=1)
+    assert float(negative_cosine(a, b)) == pytest.approx(float((a - b).square().sum(1).mean()))
+    with pytest.raises(ValueError, match="'cos' is unknown; expected one of byol, openmixup, half"):
+        negative_cosine(q, q, "cos")
 
 
 def test_cosine_is_scale_free_and_zero_where_undefined() -> None:

@@ -1,7 +1,8 @@
 """Self-supervised methods, one file each."""
 
 from ssl_loc.modeling.method.build import METHOD_REGISTRY, build_method
+from ssl_loc.modeling.method.byol import BYOL  # registers
 from ssl_loc.modeling.method.method import Method
 from ssl_loc.modeling.method.moco import MoCo  # registers
 
-__all__ = ["METHOD_REGISTRY", "Method", "MoCo", "build_method"]
+__all__ = ["BYOL", "METHOD_REGISTRY", "Method", "MoCo", "build_method"]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from ssl_loc.layers.norm import frozen_statistics
 from ssl_loc.layers.normalize_pixels import normalize_pixels
 from ssl_loc.layers.unit_rows import unit_rows
 from ssl_loc.modeling.backbone import Backbone
-from ssl_loc.structures import MethodOutput, Views
+from ssl_loc.structures import MethodOutput, Pair, Views
 from ssl_loc.utils.errors import ConfigError
 from ssl_loc.utils.precision import full_precision
 
@@ -32,12 +33,12 @@ class Method(nn.Module):
         pixel_mean, pixel_std: RGB, 0..255.
 
     Attributes:
-        gives: what its pairs carry beyond q, k, pooled and maps: "negatives" and "target_map". Compared at build with
-            what the losses need.
+        gives: what its pairs carry beyond q, k, pooled and maps: "negatives", "drawn_negatives", "target_map",
+            "both_directions" (see ``METHOD_NEEDS`` of the losses). Compared at build with what the losses need.
         target_levels: levels of the target trunk whose maps the pairs carry (:meth:`request_target_maps`).
     """
 
-    gives: ClassVar[frozenset[str]] = frozenset()
+    gives: frozenset[str] = frozenset()
     pixel_mean: Tensor
     pixel_std: Tensor
 
@@ -89,8 +90,11 @@ class Method(nn.Module):
             raise ConfigError(f"{type(self).__name__} has no target network whose maps a loss could compare with")
         self.target_levels = tuple(sorted({*self.target_levels, *levels}))
 
-    def prepare(self, dataset_size: int) -> None:
-        """Called once before training with the number of images; warn here about settings that do not fit it."""
+    def prepare(self, dataset_size: int, total_steps: int = 0) -> None:
+        """Called once before training, on the CPU, with the number of images and the optimiser steps of the whole run.
+
+        What depends on them (a memory bank, a momentum schedule) is made here; warn about settings that do not fit.
+        """
 
     def normalize(self, images: Tensor) -> Tensor:
         """Images (N, 3, h, w), uint8 or float 0..255, -> float32 with mean 0 and std 1 over ImageNet."""
@@ -99,6 +103,20 @@ class Method(nn.Module):
     def embed(self, pooled: Tensor) -> Tensor:
         """Pooled trunk vector (N, C) -> L2-normalised embedding (N, D), float32 also under autocast."""
         return unit(self.head(), pooled)
+
+    def embed_alone(self, pair: Pair) -> Tensor:
+        """Queries (N, D) of ``pair`` of which each depends on its own row of ``pair.pooled`` only, for Grad-CAM.
+
+        They are ``pair.q`` where the head has no batch normalisation. Batch statistics would mix the samples: as they
+        take the batch mean out of every hidden unit, the gradients with respect to the pooled vectors would sum to
+        nearly 0 over the batch, and half of the maps would come out negative. So such a head is run once more with its
+        stored statistics, as it is in evaluation.
+        """
+        head = self.head()
+        if not any(isinstance(m, _BatchNorm) for m in head.modules()):
+            return pair.q
+        with frozen_statistics(head):
+            return self.embed(pair.pooled)
 
     def encode(self, images: Tensor) -> Tensor:
         """Embedding (N, D) of images (N, 3, h, w), uint8 or float 0..255, by the trained network."""
@@ -129,6 +147,15 @@ def unit(head: nn.Module, pooled: Tensor) -> Tensor:
     """L2-normalised output of ``head`` in float32; autocast is off because Grad-CAM differentiates through here."""
     with torch.autocast(pooled.device.type, enabled=False):
         return unit_rows(head(full_precision(pooled)))
+
+
+def two_views(method: Method, views: Views) -> None:
+    """Raise :class:`ConfigError` unless the batch has two views of each image."""
+    if views.num_views != 2:
+        raise ConfigError(
+            f"{type(method).__name__} compares 2 views, but AUGMENT.VIEWS makes {views.num_views}; list two pipelines "
+            "there"
+        )
 
 
 def _pixel_constant(name: str, values: Sequence[float]) -> Tensor:

@@ -22,7 +22,7 @@ from ssl_loc.layers import (
 from ssl_loc.modeling.backbone import Backbone, build_backbone
 from ssl_loc.modeling.head import build_head
 from ssl_loc.modeling.method.build import METHOD_REGISTRY
-from ssl_loc.modeling.method.method import PIXEL_MEAN, PIXEL_STD, Method, unit
+from ssl_loc.modeling.method.method import PIXEL_MEAN, PIXEL_STD, Method, two_views, unit
 from ssl_loc.structures import MethodOutput, Pair, Views
 from ssl_loc.utils.comm import all_gather
 from ssl_loc.utils.errors import ConfigError
@@ -126,10 +126,7 @@ class MoCo(Method):
 
     def forward(self, views: Views) -> MethodOutput:
         """Queries from view 0, keys from view 1."""
-        if views.num_views != 2:
-            raise ConfigError(
-                f"MoCo compares 2 views, but AUGMENT.VIEWS makes {views.num_views}; list two pipelines there"
-            )
+        two_views(self, views)
         maps = self.query_trunk(self.normalize(views.images[0]))
         z = self.query_trunk.pooled(maps)  # (N, C)
         q = self.embed(z)  # (N, D)
@@ -169,7 +166,7 @@ class MoCo(Method):
     def head(self) -> nn.Module:
         return self.query_head
 
-    def prepare(self, dataset_size: int) -> None:
+    def prepare(self, dataset_size: int, total_steps: int = 0) -> None:
         limit = int(dataset_size * QUEUE_SHARE)
         if self.queue.size > limit:
             logger.warning(
