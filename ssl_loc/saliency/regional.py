@@ -89,16 +89,18 @@ class RegionEstimator(Estimator):
         """The map of an image without frame, float32 (H, W): the geometric mean over the partitions, stretched."""
         height, width = working_size(image.shape[0], image.shape[1], self.max_side)
         rgb, lab = to_planes(image, (max(1, round(height / REDUCE)), max(1, round(width / REDUCE))))
-        maps = []
+        found = []
         for region_px in self.region_px:
             labels, count = slic(lab, self.region_count(height, width, region_px), COMPACTNESS)
             regions = measure_regions(rgb, labels, count, max(1, BORDER_BAND // REDUCE))
             if count >= FEWEST_REGIONS and visible(regions.colour):
-                maps.append(self.finite(self.scores(regions))[labels])
-        if not maps:
+                found.append((labels, self.finite(self.scores(regions))))
+        if not found:
             return np.zeros(image.shape[:2], dtype=np.float32)
-        # Geometric: what stands out in one partition only is weak.
-        average = np.prod(maps, axis=0, dtype=np.float32) ** np.float32(1 / len(maps))
+        # Geometric: what stands out in one partition only is weak. Roots of regions are fewer than those of pixels.
+        average = np.ones(lab.shape[1:], dtype=np.float32)
+        for labels, scores in found:
+            average *= (scores ** np.float32(1 / len(found)))[labels]
         return self.finish(stretch(average), image, rgb)
 
     def finish(self, saliency: np.ndarray, image: np.ndarray, guide: np.ndarray) -> np.ndarray:
