@@ -1,4 +1,4 @@
-"""What the network is given: source photos with their crop boxes and masks, and the views made of them."""
+"""What the network is given: source photos with their crop boxes and maps, and the views made of them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from matplotlib.patches import Patch
 
 from ssl_loc.config import CfgNode
 from ssl_loc.data.augmenters.build import build_device_photometric
+from ssl_loc.data.augmenters.paste_records import PASTE_BOX, PASTE_REFUSED, PASTED
 from ssl_loc.data.build import build_mapper
 from ssl_loc.data.collate import collate
 from ssl_loc.data.mapper import MappedImage
@@ -24,6 +25,7 @@ from ssl_loc.visualization.pictures import OUTLINE, draw_box, mask_outline, show
 from ssl_loc.visualization.style import INK, MET, UNMET, figure, look
 
 CELL = 1.6  # inches
+PASTE = "#CC79A7"  # colour of a pasted rectangle
 # Line styles tell the views apart, colours tell whether the constraint was met.
 STYLES: tuple[Literal["-", "--", "-.", ":"], ...] = ("-", "--", "-.", ":")
 
@@ -60,28 +62,33 @@ def _apply(rows: Sequence[ViewRow], images: Sequence[torch.Tensor]) -> None:
 
 
 def views_figure(rows: Sequence[ViewRow]) -> Figure:
-    """Rows: images. Columns: source with mask outline and crop boxes, the mask, then each view and its mask."""
-    has_masks = any(row.sample.saliency is not None for row in rows)
+    """Rows: images. Columns: source with mask outline and crop boxes, the map, then each view and its mask."""
+    has_map = any(row.sample.saliency is not None for row in rows)
+    has_masks = has_map or any(view.mask is not None for row in rows for view in row.views)
     names = view_names(len(rows[0].views))
-    titles = ["source and crops", *(["mask"] if has_masks else [])]
+    graded = any(row.sample.graded is not None for row in rows)
+    titles = ["source and crops", *(["map" if graded else "mask"] if has_map else [])]
     for name in names:
         titles += [name, f"{name}'s mask"] if has_masks else [name]
     with look():
         # Views are square; the source columns are as wide as the shown photos are on average.
         shape = float(np.mean([row.sample.width / row.sample.height for row in rows]))
-        widths = [min(1.6, max(1.0, shape)) if i < (2 if has_masks else 1) else 1.0 for i in range(len(titles))]
+        widths = [min(1.6, max(1.0, shape)) if i < (2 if has_map else 1) else 1.0 for i in range(len(titles))]
         width = CELL * sum(widths) + 0.2
         fig = figure(width, (CELL + 0.2) * len(rows) + 0.5)
         axes = fig.subplots(len(rows), len(titles), squeeze=False, width_ratios=widths)
         for cells, row in zip(axes, rows, strict=True):
             _source(cells[0], row)
             at = 1
-            if has_masks:
-                show(cells[1], None if row.sample.saliency is None else row.sample.saliency.numpy())
+            if has_map:
+                grey = row.sample.saliency if row.sample.graded is None else row.sample.graded
+                show(cells[1], None if grey is None else grey.numpy())
                 at = 2
             for view in row.views:
                 remark, color = _remark(view)
                 show(cells[at], to_rgb(view.image), remark, color)
+                if (box := paste_box(view)) is not None:
+                    draw_box(cells[at], box, PASTE, style="--", width=1.2)
                 if has_masks:
                     show(cells[at + 1], None if view.mask is None else view.mask[0].numpy())
                 at += 2 if has_masks else 1
@@ -91,7 +98,7 @@ def views_figure(rows: Sequence[ViewRow]) -> Figure:
                 title, (0.5, 1), (0, 14), "axes fraction", "offset points", ha="center", va="bottom",
                 fontsize=9.5, fontweight="bold",
             )  # fmt: skip
-        _legend(fig, names, has_masks, columns=max(1, int(width / 1.5)))
+        _legend(fig, rows, names, columns=max(1, int(width / 1.5)))
     return fig
 
 
@@ -103,17 +110,33 @@ def view_names(count: int) -> list[str]:
 def _remark(view: View) -> tuple[str, str]:
     """What a reader must know about a view beside its pixels, and its colour."""
     met = view.geometry.constraint_met
-    words = [*(["flipped"] if view.geometry.flip else []), *([] if met else ["NOT met"])]
+    words = [
+        *(["pasted"] if _noted(view, PASTED) else ["kept: no object"] if _noted(view, PASTE_REFUSED) else []),
+        *(["flipped"] if view.geometry.flip else []),
+        *([] if met else ["NOT met"]),
+    ]
     return ", ".join(words), MET if met else UNMET
 
 
-def _legend(fig: Figure, names: Sequence[str], has_masks: bool, columns: int) -> None:
+def _noted(view: View, name: str) -> bool:
+    return bool(view.extra.get(name, 0.0))
+
+
+def paste_box(view: View) -> list[float] | None:
+    """Where a patch of the source was pasted into the view (XYXY in px of the view), or None."""
+    box = view.extra.get(PASTE_BOX)
+    return None if box is None or view.geometry.shown is None else box.tolist()
+
+
+def _legend(fig: Figure, rows: Sequence[ViewRow], names: Sequence[str], columns: int) -> None:
     handles: list[Artist] = [
         Line2D([], [], color=INK, linestyle=STYLES[v % len(STYLES)], label=f"{n}'s crop") for v, n in enumerate(names)
     ]
-    if has_masks:
+    if any(row.sample.saliency is not None for row in rows):
         handles.append(Line2D([], [], color=OUTLINE, label="outline of the mask"))
         handles += [Patch(color=c, label=f"crop constraint {w}") for c, w in ((MET, "met"), (UNMET, "NOT met"))]
+    if any(paste_box(view) is not None for row in rows for view in row.views):
+        handles.append(Line2D([], [], color=PASTE, linestyle="--", label="pasted rectangle"))
     fig.legend(handles=handles, loc="outside lower left", ncols=columns, fontsize=8)
 
 
@@ -123,16 +146,29 @@ def _source(ax: Axes, row: ViewRow) -> None:
     if row.sample.saliency is not None:
         mask_outline(ax, row.sample.saliency.numpy(), size)
     for v, view in enumerate(row.views):
-        draw_box(ax, view.geometry.box, _remark(view)[1], style=STYLES[v % len(STYLES)])
+        draw_box(ax, view.geometry.visible, _remark(view)[1], style=STYLES[v % len(STYLES)])
 
 
 def views_caption(rows: Sequence[ViewRow]) -> str:
     """One sentence for the report, with the rate of unmet constraints in what is shown."""
     boxes = [view.geometry for row in rows for view in row.views]
     unmet = sum(not g.constraint_met for g in boxes)
+    pasted = _pasted_words(rows)
     if all(row.sample.saliency is None for row in rows):
-        return "Source photos with the crop boxes (query solid, key dashed), and the views that the network sees."
+        return (
+            f"Source photos with the crop boxes (query solid, key dashed), and the views that the network sees.{pasted}"
+        )
     return (
         "Source photos with the mask's outline (yellow) and the crop boxes (query solid, key dashed; green: the crop "
         f"constraint is met, orange: not met, {unmet} of {len(boxes)} here), and the views that the network sees."
+        f"{pasted}"
     )
+
+
+def _pasted_words(rows: Sequence[ViewRow]) -> str:
+    """How many backgrounds were exchanged, where an augmenter does that."""
+    views = [view for row in rows for view in row.views]
+    if not any(PASTED in view.extra for view in views):
+        return ""
+    done, kept = (sum(_noted(view, name) for view in views) for name in (PASTED, PASTE_REFUSED))
+    return f" {done} of {len(views)} views show their object on another background; {kept} had no object to paste."

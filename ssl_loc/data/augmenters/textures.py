@@ -65,7 +65,8 @@ def _colored(rng: np.random.Generator, pattern: np.ndarray) -> np.ndarray:
     """A pattern in [0, 1] through a palette of 2 to 4 colours -> float32 (h, w, 3) in 0..255."""
     count = int(rng.integers(2, 5))
     hue = (rng.random() + rng.normal(0, 0.07, count)) % 1.0
-    hsv = np.stack([180 * hue, 255 * rng.uniform(0.05, 0.75, count), 255 * rng.uniform(0.15, 1.0, count)], 1)
+    # Most surfaces are dull, a few are not.
+    hsv = np.stack([180 * hue, 255 * 0.8 * rng.beta(1.2, 2.2, count), 255 * rng.uniform(0.15, 1.0, count)], 1)
     colors = cv2.cvtColor(hsv.astype(np.uint8)[None], cv2.COLOR_HSV2RGB)[0].astype(np.float32)
     at = np.clip(pattern, 0, 1) * (count - 1)
     low = np.minimum(at.astype(np.int64), count - 2)
