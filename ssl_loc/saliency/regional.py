@@ -58,8 +58,8 @@ class RegionEstimator(Estimator):
         super().__init__(preset)
         self.max_side, self.remove_frame = max_side, bool(remove_frame)
         self.region_px = region_sizes(region_px) or type(self).region_px
-        if max_side < MIN_SIDE:
-            raise ConfigError(f"max_side of {self.name} is {max_side}; expected at least {MIN_SIDE} px")
+        if not isinstance(max_side, int) or max_side < MIN_SIDE:
+            raise ConfigError(f"max_side of {self.name} is {max_side!r}; expected a whole number >= {MIN_SIDE} (px)")
         smallest = min(self.region_px)
         if smallest < SMALLEST_REGION or (most := self.region_count(max_side, max_side, smallest)) > MOST_REGIONS:
             what = "smaller ones tell nothing" if smallest < SMALLEST_REGION else f"that makes up to {most} of them"

@@ -236,6 +236,8 @@ def test_unknown_names_are_answered() -> None:
         build_estimator("rbd", sigma=3)
     with pytest.raises(ConfigError, match="max_side of rbd is 10"):
         build_estimator("rbd", max_side=10)
+    with pytest.raises(ConfigError, match="max_side of rbd is 'big'; expected a whole number"):
+        build_estimator("rbd", max_side="big")
     with pytest.raises(ConfigError, match="mc got max_side 400 and region_px \\(300, 2\\): smaller"):
         build_estimator("mc", region_px=(300, 2))
     with pytest.raises(ConfigError, match="region_px \\(0,\\)"):
