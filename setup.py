@@ -27,6 +27,8 @@ REQUIRES = [
     "scikit-learn>=1.3",
     # Compiles the superpixels and graph distances of the saliency estimators.
     "numba>=0.59",
+    # One BLAS thread per worker process: small solves are slower on many.
+    "threadpoolctl>=3.1",
 ]
 EXTRAS = {
     # libjpeg-turbo binding: decodes JPEG about 1.2 x faster than OpenCV; never required.
