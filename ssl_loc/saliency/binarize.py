@@ -69,7 +69,8 @@ def binarize(
 
 def largest_component(mask: np.ndarray) -> np.ndarray:
     """The largest 8-connected part of a mask; of equal ones the first in reading order. An empty mask stays empty."""
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    # OpenCV's own statistics take several times as long as the labels and a count of them.
+    count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
     if count < 2:
         return mask.astype(bool)
-    return labels == 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
+    return labels == 1 + int(np.bincount(labels.ravel())[1:].argmax())

@@ -41,10 +41,11 @@ def saliency_box(saliency: np.ndarray, method: str = "threshold_cc") -> Box | No
 
 def component_box(saliency: np.ndarray) -> Box | None:
     """Bounding box of the largest part of the adaptive mask."""
-    rows, columns = np.nonzero(binarize(saliency, "adaptive", largest=True))
+    part = binarize(saliency, "adaptive", largest=True)
+    rows, columns = np.flatnonzero(part.any(axis=1)), np.flatnonzero(part.any(axis=0))
     if not len(rows):
         return None
-    return int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def best_rectangle(saliency: np.ndarray, side: int = SEARCH_SIDE) -> Box | None:
