@@ -94,6 +94,9 @@ def _model() -> CfgNode:
     # Stages of the trunk, from the input, that stay as INIT_FROM gave them, weights and norm statistics, in the target
     # too; the stem counts with the first. 0 = all are trained, 4 = none is. CVSA's second stage: 2.
     c.FREEZE_AT = 0
+    # Pool the last map of each training view over its saliency mask only: the naive use of saliency that the DiLo paper
+    # tried (section 4.2; about 19 points lost). Views without a mask are pooled whole, as all images in evaluation.
+    c.FEATURE_MASK_POOL = False
     # NHWC memory for the convolutions: faster on tensor cores and on CPUs with bf16.
     c.CHANNELS_LAST = False
     # torch.compile the trunk (never the head: Grad-CAM differentiates through it).

@@ -54,7 +54,7 @@ class BYOL(Method):
         pixel_mean, pixel_std: RGB, 0..255.
     """
 
-    gives = frozenset({"target_map", "both_directions"})
+    gives = frozenset({"target_map", "both_directions", "map_gradient"})
 
     def __init__(
         self,
@@ -97,8 +97,9 @@ class BYOL(Method):
         """Two pairs: predictions of each view against the target's projection of the other."""
         two_views(self, views)
         images = [self.normalize(x) for x in views.images]
-        online = [self._online(x) for x in images]
-        target = [self._target(x) for x in images]
+        masks = [self.pool_mask(views, v) for v in (0, 1)]
+        online = [self._online(x, mask) for x, mask in zip(images, masks, strict=True)]
+        target = [self._target(x, mask) for x, mask in zip(images, masks, strict=True)]
         pairs = [
             Pair(a, b, online[a][0], target[b][0], 1.0, *online[a][1:], target_maps=target[b][1])
             for a, b in ((0, 1), (1, 0))
@@ -133,17 +134,17 @@ class BYOL(Method):
     def prepare(self, dataset_size: int, total_steps: int = 0) -> None:
         self.total_steps = total_steps
 
-    def _online(self, x: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def _online(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Normalised images -> prediction (N, D), pooled vector, maps."""
         maps = self.online_trunk(x)
-        pooled = self.online_trunk.pooled(maps)
+        pooled = self.pool(self.online_trunk, maps, mask)
         return self.embed(pooled), pooled, maps
 
     @torch.no_grad()
-    def _target(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _target(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Normalised images -> projection (N, D), requested maps."""
         maps = self.target_trunk(x)
-        k = unit(self.target_projector, self.target_trunk.pooled(maps))
+        k = unit(self.target_projector, self.pool(self.target_trunk, maps, mask))
         return k, {level: maps[level] for level in self.target_levels}
 
 

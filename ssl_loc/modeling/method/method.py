@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ssl_loc.layers.masked_average import masked_average
 from ssl_loc.layers.norm import frozen_statistics
 from ssl_loc.layers.normalize_pixels import normalize_pixels
 from ssl_loc.layers.unit_rows import unit_rows
@@ -23,8 +24,8 @@ PIXEL_STD = (58.395, 57.12, 57.375)
 
 
 class Method(nn.Module):
-    """Base of registered methods. A subclass implements :meth:`forward`, :meth:`trunk`, :meth:`head`,
-    :meth:`encode_target` and :meth:`after_step`.
+    """Base of registered methods. A subclass implements :meth:`forward`, :meth:`trunk` and :meth:`head`, and with a
+    target network :meth:`encode_target` and :meth:`after_step`.
 
     One optimiser step is: ``forward(views)`` (once, or once per part of an accumulated batch) -> losses -> backward ->
     optimiser -> ``after_step(iteration)``.
@@ -34,11 +35,14 @@ class Method(nn.Module):
 
     Attributes:
         gives: what its pairs carry beyond q, k, pooled and maps: "negatives", "drawn_negatives", "target_map",
-            "both_directions" (see ``METHOD_NEEDS`` of the losses). Compared at build with what the losses need.
+            "both_directions", "map_gradient" (see ``METHOD_NEEDS`` of the losses). Compared at build with what the
+            losses need.
         target_levels: levels of the target trunk whose maps the pairs carry (:meth:`request_target_maps`).
+        feature_mask_pool: views are pooled over their masks (``MODEL.FEATURE_MASK_POOL``).
     """
 
     gives: frozenset[str] = frozenset()
+    feature_mask_pool = False
     pixel_mean: Tensor
     pixel_std: Tensor
 
@@ -67,8 +71,14 @@ class Method(nn.Module):
 
         ``normalized``: pixels have been through :meth:`normalize` already. ``freeze_norm``: norm layers use and keep
         their stored statistics.
+
+        Here for methods without a target network, whose target is the trained network itself: its norm layers then
+        always use and keep their stored statistics, since these are exported and no other images shall enter them.
         """
-        raise NotImplementedError
+        x = images.contiguous(memory_format=self.memory_format) if normalized else self.normalize(images)
+        trunk = self.trunk()
+        with torch.no_grad(), frozen_statistics(trunk, self.head()):
+            return self.embed(trunk.pooled(trunk(x)))
 
     def after_step(self, iteration: int) -> None:
         """Update what follows the trained network (EMA, queue); once after each optimiser step."""
@@ -99,6 +109,19 @@ class Method(nn.Module):
     def normalize(self, images: Tensor) -> Tensor:
         """Images (N, 3, h, w), uint8 or float 0..255, -> float32 with mean 0 and std 1 over ImageNet."""
         return normalize_pixels(images, self.pixel_mean, self.pixel_std, self.memory_format)
+
+    def pool_mask(self, views: Views, view: int) -> Tensor | None:
+        """What :meth:`pool` takes for a view: its mask (N, 1, h, w) in [0, 1], all ones for images without one; None
+        where views are pooled whole."""
+        if not self.feature_mask_pool:
+            return None
+        if views.masks is None:
+            return torch.ones_like(views.images[view][:, :1], dtype=torch.float32)
+        return (views.masks[view].float() / 255).where(views.has_mask[:, view, None, None, None], 1.0)
+
+    def pool(self, trunk: Backbone, maps: dict[str, Tensor], mask: Tensor | None = None) -> Tensor:
+        """Pooled trunk vector (N, C) of a forward's maps, over ``mask`` where there is one."""
+        return trunk.pooled(maps) if mask is None else masked_average(maps["res5"], mask)
 
     def embed(self, pooled: Tensor) -> Tensor:
         """Pooled trunk vector (N, C) -> L2-normalised embedding (N, D), float32 also under autocast."""

@@ -73,7 +73,7 @@ class MoCo(Method):
         pixel_mean, pixel_std: RGB, 0..255.
     """
 
-    gives = frozenset({"negatives", "target_map"})
+    gives = frozenset({"negatives", "target_map", "map_gradient"})
     step: Tensor
 
     def __init__(
@@ -128,9 +128,13 @@ class MoCo(Method):
         """Queries from view 0, keys from view 1."""
         two_views(self, views)
         maps = self.query_trunk(self.normalize(views.images[0]))
-        z = self.query_trunk.pooled(maps)  # (N, C)
+        z = self.pool(self.query_trunk, maps, self.pool_mask(views, 0))  # (N, C)
         q = self.embed(z)  # (N, D)
-        k, target_maps = self._key_and_maps(views.images[1])  # (N, D) and maps, no gradient
+        images, mask = views.images[1], self.pool_mask(views, 1)
+        if mask is not None:
+            # Shuffling moves images, so the mask travels as their fourth channel.
+            images = torch.cat([images.float(), mask], 1)
+        k, target_maps = self._key_and_maps(images)  # (N, D) and maps, no gradient
         if self.training:
             # Enqueued in after_step: the losses read the queue itself, not a copy.
             self._pending.append(k)
@@ -205,9 +209,10 @@ class MoCo(Method):
         """
 
         def encoder(x: Tensor) -> Tensor:
+            x, mask = x[:, :3], x[:, 3:] if x.shape[1] > 3 else None
             x = x.contiguous(memory_format=self.memory_format) if normalized else self.normalize(x)
             maps = self.key_trunk(x)
-            keys = unit(self.key_head, self.key_trunk.pooled(maps))
+            keys = unit(self.key_head, self.pool(self.key_trunk, maps, mask))
             if map_shapes is None:
                 return keys
             map_shapes.update({level: maps[level].shape[1:] for level in self.target_levels})
