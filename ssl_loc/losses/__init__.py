@@ -1,6 +1,13 @@
 """Losses: pure functions in :mod:`functional`, one file per registered loss, and their weighted sum."""
 
-from ssl_loc.losses import cross_view_alignment, grad_cam_attention, info_nce, negative_cosine  # registers
+from ssl_loc.losses import (  # registers
+    cross_view_alignment,
+    grad_cam_attention,
+    info_nce,
+    nce,
+    negative_cosine,
+    nt_xent,
+)
 from ssl_loc.losses.build import LOSS_REGISTRY, Loss, LossSum, build_losses
 
 __all__ = [
@@ -11,5 +18,7 @@ __all__ = [
     "cross_view_alignment",
     "grad_cam_attention",
     "info_nce",
+    "nce",
     "negative_cosine",
+    "nt_xent",
 ]

@@ -28,6 +28,7 @@ METHOD_NEEDS = {
     "negatives": "negatives",
     "drawn_negatives": "negatives drawn from a memory bank",
     "both_directions": "queries of both views",
+    "map_gradient": "maps of one view inside of the trunk to differentiate with respect to",
     "target_map": "spatial maps of a target network on the key view",
 }
 

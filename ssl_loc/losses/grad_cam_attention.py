@@ -88,7 +88,7 @@ class GradCAMAttention(Loss):
             check_choice(f"LOSS.GRAD_CAM_ATTENTION.{key}", value, choices)
         self.supervision, self.layer, self.norm, self.reduction = supervision, layer, norm, reduction
         self.mask_resize, self.mask_fill, self.masked_key_bn = mask_resize, mask_fill, masked_key_bn
-        self.needs = frozenset({"mask", layer})
+        self.needs = frozenset({"mask", layer} if layer == "res5" else {"mask", layer, "map_gradient"})
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:

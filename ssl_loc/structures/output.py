@@ -17,7 +17,9 @@ class Pair:
         k: (N, D) float32, L2-normalised, detached.
         negatives: (D, K) float32, unit columns, detached, or None where the method has no negatives. It may be a live
             buffer: it must not be written before the losses have been back-propagated.
-        temperature: tau of the method.
+        drawn: (N, K') int64 columns of ``negatives`` that are each query's own; None = all of them.
+        own: (N,) int64 column of ``negatives`` that is each query's positive and not to count as negative; None = none.
+        temperature: tau of the method; 1 where it has none.
         pooled: (N, C) float32 trunk vector z from which the *uncompiled* head makes q; carries gradient. Grad-CAM
             differentiates with respect to it (cast.md section 2, step 10).
         maps: spatial maps of the query trunk by level, at least "res5": (N, C, h, w); carry gradient.
@@ -33,6 +35,8 @@ class Pair:
     pooled: Tensor
     maps: dict[str, Tensor]
     negatives: Tensor | None = None
+    drawn: Tensor | None = None
+    own: Tensor | None = None
     target_maps: dict[str, Tensor] = field(default_factory=dict)
 
 

@@ -26,7 +26,8 @@ def _cfg(name: str) -> CfgNode:
     cfg.merge_from_list(
         ["MODEL.METHOD", name, "MODEL.RESNET.DEPTH", 18, "MODEL.RESNET.WIDTH", 8, "MODEL.RESNET.STEM", "small"]
         + ["MODEL.MOCO.K", 16, "MODEL.MOCO.DIM", 8, "MODEL.NORM_GROUPS", 2, "DATA.MASKS.SOURCE", "folder"]
-        + ["MODEL.BYOL.HIDDEN", 16, "MODEL.BYOL.DIM", 8]
+        + ["MODEL.BYOL.HIDDEN", 16, "MODEL.BYOL.DIM", 8, "MODEL.SIMCLR.DIM", 8]
+        + ["MODEL.INSTDISC.K", 6, "MODEL.INSTDISC.DIM", 8]
     )
     return cfg
 
@@ -114,6 +115,28 @@ def test_gradient_reaches_the_trunk_and_no_target(name: str, loss: str) -> None:
 def test_what_does_not_fit_stops_at_build(name: str, loss: str) -> None:
     with pytest.raises(ConfigError, match=rf"{loss} needs .*, but the method {name} has none; take {loss} out of"):
         _meet(name, loss)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_pooling_over_masks(name: str) -> None:
+    """MODEL.FEATURE_MASK_POOL by hand: the trunk's last map averaged over the mask; whole where there is none."""
+    method, views = _build(name).eval(), random_views(4)
+    plain = [pair.pooled for pair in method(views).pairs]
+    method.feature_mask_pool = True
+    views.has_mask[1] = False
+    views.masks[0][2] = views.masks[1][2] = 0
+    for pair, whole in zip(method(views).pairs, plain, strict=True):
+        maps, mask = pair.maps["res5"].detach(), views.masks[pair.query_view].float() / 255
+        cell = mask.shape[2] // maps.shape[2]
+        for i in range(4):
+            weights = mask[i, 0].reshape(maps.shape[2], cell, maps.shape[3], cell).mean((1, 3))
+            if i in (1, 2):
+                expected = whole[i]
+            else:
+                expected = (maps[i] * weights).sum((1, 2)) / weights.sum()
+            torch.testing.assert_close(pair.pooled[i], expected)
+        assert not torch.equal(pair.pooled[0], whole[0])
+        torch.testing.assert_close(method.embed(pair.pooled), pair.q)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -8,7 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ssl_loc.losses.functional import cosine, cosine_attention, info_nce, negative_cosine
+from ssl_loc.losses.functional import cosine, cosine_attention, info_nce, negative_cosine, nt_xent
+from ssl_loc.utils.errors import ConfigError
 
 
 def _unit(*shape: int, dim: int, seed: int = 0) -> torch.Tensor:
@@ -46,6 +47,44 @@ def test_info_nce_gradient_and_refusal() -> None:
     assert torch.autograd.gradcheck(lambda x: info_nce(x, k, queue, 0.5).loss, q)
     with pytest.raises(ValueError, match="temperature is 0"):
         info_nce(q, k, queue, 0)
+
+
+def test_nt_xent_against_the_formula_written_out() -> None:
+    """Equation 1 of the SimCLR paper, over rows in its order 1a 1b 2a 2b ..."""
+    first, second, tau = _unit(3, 5, dim=1), _unit(3, 5, dim=1, seed=1), 0.3
+    z = torch.stack([first, second], 1).flatten(0, 1)
+    total, hits = 0.0, 0
+    for i in range(6):
+        partner = i + 1 if i % 2 == 0 else i - 1
+        terms = {k: math.exp(sum(float(z[i, c] * z[k, c]) for c in range(5)) / tau) for k in range(6) if k != i}
+        total -= math.log(terms[partner] / sum(terms.values()))
+        hits += max(terms, key=terms.__getitem__) == partner
+    result = nt_xent(first, second, tau)
+    assert float(result.loss) == pytest.approx(total / 6, rel=1e-9)
+    assert int((result.positive > result.hardest).sum()) == hits
+    torch.testing.assert_close(result.positive, (first * second).sum(1).repeat(2))
+    similarity = z @ z.T
+    negative = [float(similarity[i, k]) for i in range(6) for k in range(6) if i // 2 != k // 2]
+    assert float(result.negative) == pytest.approx(sum(negative) / len(negative))
+
+
+def test_nt_xent_closed_forms() -> None:
+    """All equal: ln(2N - 1). Orthogonal images with equal views: the positive against 2N - 2 zeros."""
+    same = F.normalize(torch.ones(4, 6), dim=1)
+    assert float(nt_xent(same, same, 0.1).loss) == pytest.approx(math.log(7), rel=1e-6)
+    basis = torch.eye(4, 6)
+    result = nt_xent(basis, basis, 0.5)
+    assert float(result.loss) == pytest.approx(math.log(1 + 6 * math.exp(-2)), rel=1e-6)
+    assert float(result.negative) == 0 and result.hardest.tolist() == [0] * 8
+    with pytest.raises(ConfigError, match="has one image; set SOLVER.IMS_PER_BATCH"):
+        nt_xent(basis[:1], basis[:1], 0.5)
+    with pytest.raises(ValueError, match="temperature is 0"):
+        nt_xent(basis, basis, 0)
+
+
+def test_nt_xent_gradient_reaches_both_views() -> None:
+    first, second = _unit(3, 4, dim=1).requires_grad_(), _unit(3, 4, dim=1, seed=1).requires_grad_()
+    assert torch.autograd.gradcheck(lambda a, b: nt_xent(a, b, 0.5).loss, (first, second))
 
 
 @pytest.mark.parametrize(("form", "values"), [("byol", (0, 2, 4)), ("openmixup", (-2, 0, 2)), ("half", (-0.5, 0, 0.5))])
