@@ -11,7 +11,7 @@ from helpers.augment import SampleList, box_mask, make_cfg, make_sample
 from PIL import Image, ImageFilter
 
 from ssl_loc.data.augmenters import Context, Pipeline, augment, build_pipelines
-from ssl_loc.data.augmenters.copy_paste import CopyPaste, blur_alpha, composite
+from ssl_loc.data.augmenters.copy_paste import CopyPaste, Paste, blur_alpha, composite
 from ssl_loc.data.augmenters.crops import RandomResizedCrop
 from ssl_loc.data.donors import Donors
 from ssl_loc.data.rng import Streams
@@ -62,7 +62,7 @@ def test_opaque_parts_stay_and_the_rest_is_one_grey() -> None:
     want = (128 * source[:, 20:70, 60:90].double() + 127 * grey) / 255
     assert (image[:, 20:70, 60:90].double() - want).abs().max() <= 0.5
     # The object does not move.
-    assert view.mask is not None and torch.equal(view.mask[0], sample.saliency)
+    assert view.mask is not None and sample.saliency is not None and torch.equal(view.mask[0], sample.saliency)
     assert view.geometry == View.whole(sample).geometry
     assert float(view.extra["pasted"]) == 1 and "paste_refused" not in view.extra
 
@@ -94,7 +94,7 @@ def test_probability_level_and_blend_follow_their_distributions() -> None:
     view, context = View.whole(sample), Context(sample)
     for index in range(count):
         paste = augmenter.draw(view, Streams(0, 0, index), context)
-        if hasattr(paste, "alpha"):
+        if isinstance(paste, Paste):
             levels.append(int(augmenter.compose(view, paste, (0, 0, 1, 1))[0, 0, 0]))
             blends.append(np.array_equal(paste.alpha, blurred))
             assert blends[-1] or np.array_equal(paste.alpha, hard)

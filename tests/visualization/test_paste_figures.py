@@ -1,0 +1,57 @@
+"""The picture of pasted views, read back from its artists."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from ssl_loc.structures import Geometry, Sample, View
+from ssl_loc.visualization.views import ViewRow, views_caption, views_figure
+
+
+def black(*shape: int) -> torch.Tensor:
+    return torch.zeros(*shape, dtype=torch.uint8)
+
+
+def row(mapped: bool) -> ViewRow:
+    """A swapped view (patch 4, 2 .. 12, 10 of the source at 1, 2 .. 5, 6), and one whose sample had no object."""
+    graded = torch.full((20, 30), 77, dtype=torch.uint8) if mapped else None
+    sample = Sample(black(3, 20, 30), black(20, 30) if mapped else None, graded=graded)
+    geometry = Geometry((2.0, -2.0, 18.0, 14.0), (8, 8), (20, 30), shown=(4.0, 2.0, 12.0, 10.0))
+    records = {"pasted": torch.tensor(1.0), "paste_refused": torch.tensor(0.0)}
+    swapped = View(
+        black(3, 8, 8), black(1, 8, 8), geometry, {**records, "paste_box": torch.tensor([1.0, 2.0, 5.0, 6.0])}
+    )
+    refused = {"pasted": torch.tensor(0.0), "paste_refused": torch.tensor(1.0), "paste_box": torch.zeros(4)}
+    kept = View(black(3, 8, 8), None, Geometry((0.0, 0.0, 9.0, 9.0), (8, 8), (20, 30)), refused)
+    return ViewRow(sample, [swapped, kept])
+
+
+def boxes(fig: Figure, cell: int) -> list[tuple[float, ...]]:
+    found = [p for p in fig.axes[cell].patches if isinstance(p, Rectangle)]
+    return [(p.get_x(), p.get_y(), p.get_width(), p.get_height()) for p in found]
+
+
+def test_patch_and_pasted_rectangle_are_drawn_where_they_are() -> None:
+    fig = views_figure([row(True)])
+    # On the source: what each view shows of it, not where the swapped view's corners would map to.
+    assert boxes(fig, 0) == [(3.5, 1.5, 8, 8), (-0.5, -0.5, 9, 9)]
+    assert boxes(fig, 2) == [(0.5, 1.5, 4, 4)] and boxes(fig, 4) == []
+    assert [fig.axes[i].get_title() for i in (2, 4)] == ["pasted", "kept: no object"]
+    assert int(np.max(fig.axes[1].images[0].get_array())) == 77  # the map with its grey values
+    legend = [text.get_text() for text in fig.legends[0].get_texts()]
+    assert "pasted rectangle" in legend
+
+
+def test_views_without_maps_show_the_masks_of_swaps() -> None:
+    fig = views_figure([row(False)])
+    titles = [text.get_text() for ax in fig.axes for text in ax.texts]
+    assert titles.count("no mask") == 1 and "query's mask" in titles and "map" not in titles
+    assert boxes(fig, 1) == [(0.5, 1.5, 4, 4)]
+
+
+def test_the_caption_counts_pastes() -> None:
+    words = "1 of 2 views show their object on another background; 1 had no object to paste."
+    assert views_caption([row(True)]).endswith(words) and views_caption([row(False)]).endswith(words)
