@@ -190,3 +190,18 @@ def test_views_are_a_function_of_the_streams_alone() -> None:
 def test_wrong_arguments_are_named(arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         RandomResizedCrop(**arguments)
+
+
+def test_fixed_crops_have_one_size_and_their_place() -> None:
+    sample = make_sample(80, 120)
+    centre, anywhere = (p.steps[0] for p in build_pipelines(make_cfg([["CenterCrop"], ["RandomCrop"]])))
+    places = []
+    for index in range(300):
+        assert centre(View.whole(sample), Streams(0, 0, index), Context(sample)).geometry.box == (25, 5, 95, 75)
+        x1, y1, x2, y2 = anywhere(View.whole(sample), Streams(0, 0, index), Context(sample)).geometry.box
+        assert (x2 - x1, y2 - y1) == (70, 70)
+        places.append((x1, y1))
+    xs, ys = np.array(places).T
+    # Uniform over 0..50 and 0..10.
+    assert (xs.min(), xs.max(), ys.min(), ys.max()) == (0, 50, 0, 10)
+    assert abs(xs.mean() - 25) < 3.5 and abs(ys.mean() - 5) < 0.75

@@ -40,7 +40,7 @@ def test_patch_and_pasted_rectangle_are_drawn_where_they_are() -> None:
     assert boxes(fig, 0) == [(3.5, 1.5, 8, 8), (-0.5, -0.5, 9, 9)]
     assert boxes(fig, 2) == [(0.5, 1.5, 4, 4)] and boxes(fig, 4) == []
     assert [fig.axes[i].get_title() for i in (2, 4)] == ["pasted", "kept: no object"]
-    assert int(np.max(fig.axes[1].images[0].get_array())) == 77  # the map with its grey values
+    assert int(np.asarray(fig.axes[1].images[0].get_array()).max()) == 77  # the map with its grey values
     legend = [text.get_text() for text in fig.legends[0].get_texts()]
     assert "pasted rectangle" in legend
 

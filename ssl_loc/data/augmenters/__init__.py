@@ -5,6 +5,7 @@ from ssl_loc.data.augmenters import (  # noqa: F401 (importing registers)
     constrained_crop,
     copy_paste,
     crops,
+    fixed_crops,
     flip,
     official_jitter,
     photometric,
