@@ -136,7 +136,7 @@ def test_switching_a_step_off_leaves_the_other_draws() -> None:
         assert geometry == want
 
 
-@pytest.mark.parametrize("name", ["moco_v1", "moco_v2", "simclr", "byol"])
+@pytest.mark.parametrize("name", ["moco_v1", "instdisc", "moco_v2", "simclr", "byol"])
 @pytest.mark.parametrize("crop", ["RandomResizedCrop", "SaliencyConstrainedCrop"])
 @pytest.mark.parametrize("place", ["worker", "device"])
 def test_recipes_survive_yaml_and_make_batches(name: str, crop: str, place: str) -> None:
@@ -144,6 +144,36 @@ def test_recipes_survive_yaml_and_make_batches(name: str, crop: str, place: str)
     made = batch(make_cfg(views, PHOTOMETRIC_ON=place), 3)
     assert made.images[0].shape == (3, 3, 32, 32) and made.num_views == 2 and made.masks is not None
     assert made.extra["color_map"].shape == (3, 2, 3, 6)
+
+
+def test_recipes_have_the_papers_values() -> None:
+    """Crop area, jitter, blur and solarisation per view, read from the built augmenters."""
+
+    def built(name: str) -> list[dict[str, Any]]:
+        pipelines = build_pipelines(make_cfg(recipe(name)))
+        steps = [[*(m for s in p.steps for m in getattr(s, "members", [s]))] for p in pipelines]
+        return [{type(step).__name__: step for step in view} for view in steps]
+
+    (v1, _), (simclr, _), (first, second) = built("instdisc"), built("simclr"), built("byol")
+    assert recipe("instdisc") == recipe("moco_v1")
+    assert (v1["ColorJitter"].p, v1["ColorJitter"].high[3], v1["RandomResizedCrop"].limits.scale) == (
+        1.0,
+        0.4,
+        (0.2, 1),
+    )
+    assert simclr["ColorJitter"].high.tolist() == [1.8, 1.8, 1.8, 0.2] and simclr["GaussianBlur"].p == 0.5
+    assert first["ColorJitter"].high.tolist() == [1.4, 1.4, 1.2, 0.1]
+    assert first["RandomResizedCrop"].limits.scale == (0.08, 1.0)
+    assert first["RandomResizedCrop"].interpolation == "bicubic"
+    assert [view["GaussianBlur"].p for view in (first, second)] == [1.0, 0.1]
+    assert [view["Solarize"].p for view in (first, second)] == [0.0, 0.2] and second["Solarize"].threshold == 128
+
+
+@pytest.mark.parametrize("crop", ["SaliencyConstrainedCrop", "SaliencySwap"])
+def test_recipes_take_another_crop_and_a_paste(crop: str) -> None:
+    views = recipe("byol", crop, "CopyPaste")
+    assert [steps[:3] for steps in views] == [["CopyPaste", crop, "RandomFlip"]] * 2
+    build_pipelines(make_cfg(views, PHOTOMETRIC_ON="device"))
 
 
 def test_unknown_recipe() -> None:
@@ -217,12 +247,17 @@ def test_every_augmenter_keeps_its_promise(name: str) -> None:
     (pipeline,) = build_pipelines(cfg)
     sample = make_sample(mask=box_mask(96, 128, (30, 20, 90, 70)))
     sample.graded = sample.saliency
-    before, donors = sample.image.clone(), Donors({"train": SampleList([sample, sample])})
+    other = make_sample(70, 90, mask=box_mask(70, 90, (5, 5, 50, 60)), seed=1)
+    other.graded = other.saliency
+    before, donors = [sample.image.clone(), other.image.clone()], Donors({"train": SampleList([sample, other])})
     for index in range(8):
         view = pipeline(View.whole(sample), Streams(0, 0, index), Context(sample, donors=donors))
         assert view.image.dtype == torch.uint8 and view.image.shape == (3, 32, 32)
         assert view.mask is not None and view.mask.shape == (1, 32, 32)
         assert set(pipeline.neutral) == set(view.extra)
-    assert torch.equal(sample.image, before)
+        again = pipeline(View.whole(sample), Streams(0, 0, index), Context(sample, donors=donors))
+        assert again.mask is not None and torch.equal(view.image, again.image) and torch.equal(view.mask, again.mask)
+        assert view.geometry == again.geometry
+    assert torch.equal(sample.image, before[0]) and torch.equal(other.image, before[1])
     assert issubclass(target, Augmenter) and target.needs <= {"saliency", "graded", "boxes", "donor"}
     assert target.__doc__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,35 @@ def test_labels_used_for_boxes_are_reported(photos: Path) -> None:
         DataError, match=r"needs ground-truth boxes but DATA.TRAIN .* has none.*BOX_SOURCE threshold_cc"
     ):
         build_mapper(config(photos, [[{"SaliencySwap": {"BOX_SOURCE": "gt_box"}}]], "none"))
+
+
+def test_annotated_boxes_are_swapped_and_reported_as_labels(photos: Path) -> None:
+    (photos / "coco" / "annotations").mkdir(parents=True)
+    (photos / "images").rename(photos / "coco" / "split")
+    images = [{"id": i, "file_name": f"{i}.png", "height": SIZE[0], "width": SIZE[1]} for i in range(COUNT)]
+    objects = [
+        {
+            "id": i,
+            "image_id": i,
+            "category_id": 1,
+            "bbox": [4, 6, 20, 15],
+            "area": 300,
+            "iscrowd": 0,
+            "segmentation": [],
+        }
+        for i in range(COUNT)
+    ]
+    content = {"images": images, "annotations": objects, "categories": [{"id": 1, "name": "thing"}]}
+    (photos / "coco" / "annotations" / "instances_split.json").write_text(json.dumps(content))
+    cfg = config(photos, [[{"SaliencySwap": {"BOX_SOURCE": "gt_box"}}, "RandomFlip"]], "none")
+    cfg.DATA.TRAIN = f"coco:{photos / 'coco'}:split"
+    loader = build_pretrain_loader(cfg)
+    assert loader.mask_info["uses_labels"] is True and loader.mask_info["boxes"] == "ground_truth"
+    (batch,) = batches(loader, 1)
+    # 4, 6, 24, 21 of 40 x 30 px in a view of 16 x 16, rounded outwards; or its mirror image.
+    for found in batch.extra["paste_box"][:, 0].tolist():
+        assert found in ([1, 3, 10, 12], [6, 3, 15, 12])
+    assert bool(batch.has_mask.all())
 
 
 def test_missing_masks_are_refused_at_build_unless_off(photos: Path) -> None:
