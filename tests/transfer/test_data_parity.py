@@ -153,15 +153,36 @@ def test_objects_without_a_mask_are_refused_alike(name: str, tmp_path: Path) -> 
         run_transfer(tiny_recipe("mask", names, tmp_path / "out"), "random", name)
 
 
-def damaged(content: dict[str, Any]) -> None:
-    content["annotations"][0]["segmentation"] = {"size": [7, 9], "counts": [0, 63]}
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ({"size": [7, 9], "counts": [0, 63]}, r"is 9x7 px but the image is \d+x\d+"),
+        ({"size": None, "counts": [5, 5]}, r"cannot be read: its runs cover 10 of \d+ pixels"),
+        ({"size": None, "counts": "324"}, r"cannot be read: its runs cover 9 of \d+ pixels"),
+        ({"size": None, "counts": "32P"}, "cannot be read: it is no run-length code .it ends within a number"),
+        ({"size": None}, "cannot be read: it is no run-length code .'counts'"),
+    ],
+)
+def test_damaged_run_lengths_are_refused_alike(code: dict[str, Any], words: str, tmp_path: Path) -> None:
+    """pycocotools would fill the rest with what the memory held."""
+    from ssl_loc.transfer.detectron2_engine.config import to_detectron2
+    from ssl_loc.transfer.detectron2_engine.data import TrainingLoader
 
+    def damage(content: dict[str, Any]) -> None:
+        image = next(i for i in content["images"] if i["id"] == content["annotations"][0]["image_id"])
+        size = code.get("size") or [image["height"], image["width"]]
+        content["annotations"][0]["segmentation"] = {**code, "size": size}
 
-def test_masks_of_another_size_are_named(tmp_path: Path) -> None:
-    recipe = recipe_on(edit(tmp_path, damaged), "INPUT.MASK_FORMAT", "bitmask")
-    with pytest.raises(DataError, match=r"train_000.jpg is 9x7 px but the image is \d+x\d+"):
+    recipe = recipe_on(edit(tmp_path, damage), "INPUT.MASK_FORMAT", "bitmask")
+    dataset = get_detection_datasets(recipe.DATASETS.TRAIN)
+    with pytest.raises(DataError, match=f"train_000.jpg {words}"):
+        TrainingLoader(to_detectron2(recipe), dataset, 3)
+    with pytest.raises(DataError, match=f"train_000.jpg {words}"):
         for _, _batch in zip(range(8), training_loader(recipe, training_records(recipe)), strict=False):
             pass
+    # Boxes alone need no masks.
+    boxes = to_detectron2(recipe_on(recipe.DATASETS.TRAIN[0], "MODEL.MASK_ON", "False"))
+    assert len(TrainingLoader(boxes, dataset, 3)) == 5
 
 
 @pytest.mark.parametrize("arch", ["C4", "FPN"])

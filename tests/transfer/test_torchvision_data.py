@@ -10,9 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
+from ssl_loc.transfer.run_lengths import decode_run_lengths
 from ssl_loc.transfer.sampling import Slot
 from ssl_loc.transfer.torchvision_engine.mapper import Mapper, resized
-from ssl_loc.transfer.torchvision_engine.masks import crop_bitmasks, decode_run_lengths, paste_masks, rasterise_in_box
+from ssl_loc.transfer.torchvision_engine.masks import crop_bitmasks, paste_masks, rasterise_in_box
 from ssl_loc.transfer.torchvision_engine.predict import to_original
 from ssl_loc.utils.errors import DataError
 
@@ -52,6 +53,12 @@ def test_bitmaps_in_their_boxes() -> None:
     out = crop_bitmasks(bitmaps, boxes, torch.tensor([0, 1, 1, 0]), 4)
     left = torch.tensor([True, True, False, False]).expand(4, 4)
     assert torch.equal(out[0], left) and out[1].all() and out[2].all() and torch.equal(out[3], left)
+    # Cells of 5 x 1 px of a bitmap that ends within them: 2 of 5 px are too little, 3 of 5 px are enough.
+    for columns, covered in ((2, False), (3, True)):
+        part = torch.zeros(1, 4, 20, dtype=torch.bool)
+        part[0, :, : 5 + columns] = True
+        (found,) = crop_bitmasks(part, torch.tensor([[0.0, 0, 20, 4]]), torch.tensor([0]), 4)
+        assert found.tolist() == [[True, covered, False, False]] * 4
 
 
 def test_run_lengths_of_both_kinds() -> None:
@@ -128,6 +135,26 @@ def test_boxes_and_polygons_follow_resize_and_flip(record: dict) -> None:
         centre = example.image[:, 40, int((x1 + x2) / 2)].tolist()
         assert centre == [250, 120, 10]
     assert seen == {12.0, 120 - 48.0}
+
+
+@pytest.mark.parametrize(("flip", "corners"), [("horizontal", {(12, 8), (72, 8)}), ("vertical", {(12, 8), (12, 48)})])
+def test_pixels_are_flipped_as_their_objects(record: dict, flip: str, corners: set[tuple[int, int]]) -> None:
+    """The rectangle lies off both centre lines: pixels flipped along the other axis would miss their box."""
+    pixels = np.zeros((40, 60, 3), dtype=np.uint8)
+    pixels[4:16, 6:24] = 250
+    Image.fromarray(pixels).save(record["file_name"])
+    record["annotations"] = [{"bbox": [6.0, 4.0, 24.0, 16.0], "category_id": 0}]
+    seen = set()
+    for position in range(12):
+        example = Mapper(True, [80], 999, flip=flip)(record, at(position))
+        x1, y1, x2, y2 = (int(v) for v in example.target["boxes"][0])
+        inside, outside = torch.zeros(80, 120, dtype=torch.bool), torch.ones(80, 120, dtype=torch.bool)
+        # Interpolation blurs the border.
+        inside[y1 + 2 : y2 - 2, x1 + 2 : x2 - 2] = True
+        outside[y1 - 2 : y2 + 2, x1 - 2 : x2 + 2] = False
+        assert (example.image[0][inside] == 250).all() and (example.image[0][outside] == 0).all()
+        seen.add((x1, y1))
+    assert seen == corners
 
 
 def test_bitmaps_follow_resize_and_flip(record: dict) -> None:

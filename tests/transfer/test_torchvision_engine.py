@@ -146,6 +146,28 @@ def test_rpn_loss_is_divided_by_what_was_asked_for_not_by_what_was_found() -> No
     assert box.item() == pytest.approx(3 * 3.6 / 16, rel=1e-6)  # pure L1
 
 
+def test_proposals_must_be_larger_than_the_minimum() -> None:
+    """Both sides, after clipping to the image, and strictly: 8 px are dropped by a minimum of 8."""
+    boxes = torch.tensor([[[0.0, 0, 9, 9], [20, 0, 28, 30], [0, 20, 30, 28.5], [55, 20, 90, 40], [20, 35, 29, 36]]])
+    logits = torch.tensor([[5.0, 4, 3, 2, 1]])
+    expected = {"0": [0, 1, 2, 3, 4], "8": [0, 2], "9": []}  # the fourth is clipped to 5 px
+    for minimum, kept in expected.items():
+        model = detector("voc_R18_FPN", "MODEL.PROPOSAL_GENERATOR.MIN_SIZE", minimum).eval()
+        (found,), _ = model.rpn.filter_proposals(boxes, logits, [(60, 60)], [5])
+        assert found[:, 0].tolist() == boxes[0, kept, 0].tolist(), minimum
+
+
+@pytest.mark.parametrize("appended", [True, False])
+def test_objects_are_proposals_only_where_the_recipe_says_so(appended: bool) -> None:
+    heads = detector("voc_R18_FPN", "MODEL.ROI_HEADS.PROPOSAL_APPEND_GT", str(appended)).roi_heads
+    target = {"boxes": torch.tensor([[10.0, 10, 50, 50]]), "labels": torch.tensor([2])}
+    proposals = [torch.tensor([[100.0, 100, 120, 120]])]
+    boxes, _, labels, _ = heads.select_training_samples(proposals, [target])
+    # Without it nothing overlaps the object, and only background is learned.
+    assert sorted(labels[0].tolist()) == ([0, 2] if appended else [0])
+    assert len(boxes[0]) == 1 + appended
+
+
 def test_smooth_l1_beta_is_honoured() -> None:
     model = detector("voc_R18_FPN", "MODEL.RPN.SMOOTH_L1_BETA", "0.5", "MODEL.RPN.BATCH_SIZE_PER_IMAGE", "4")
     target = torch.tensor([[0.2, 1.0, 0.0, 0.0]])

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ssl_loc.data.workers import WorkerSetup
 from ssl_loc.transfer.datasets import DetectionDataset, require_polygons
+from ssl_loc.transfer.run_lengths import check_run_lengths
 from ssl_loc.transfer.sampling import Slot, TrainingBatches, without_empty
 from ssl_loc.utils import comm
 from ssl_loc.utils.errors import ConfigError, DataError
@@ -43,15 +44,26 @@ def register(dataset: DetectionDataset, name: str) -> None:
     MetadataCatalog.get(name).set(thing_classes=list(dataset.classes), evaluator_type=dataset.kind)
 
 
-def to_detectron2_dicts(dataset: DetectionDataset) -> list[dict[str, Any]]:
-    """The dataset's records with detectron2's box mode, and run lengths in the compressed form that it reads."""
+def to_detectron2_dicts(dataset: DetectionDataset, masks: bool = True) -> list[dict[str, Any]]:
+    """The dataset's records with detectron2's box mode, and run lengths in the compressed form that it reads.
+
+    Args:
+        masks: keep the masks; without them a damaged one does not matter.
+
+    Raises:
+        DataError: a run-length code is damaged, or of another size than its image.
+    """
     rows = []
     for record in dataset.dicts:
         annotations = [{**a, "bbox_mode": _BOX_MODES[a["bbox_mode"]]} for a in record["annotations"]]
         for annotation in annotations:
             segmentation = annotation.get("segmentation")
-            if isinstance(segmentation, dict) and isinstance(segmentation["counts"], list):
-                annotation["segmentation"] = coco_mask.frPyObjects(segmentation, *segmentation["size"])
+            if not masks:
+                annotation.pop("segmentation", None)
+            elif isinstance(segmentation, dict):
+                check_run_lengths(segmentation, record)
+                if isinstance(segmentation["counts"], list):
+                    annotation["segmentation"] = coco_mask.frPyObjects(segmentation, *segmentation["size"])
         rows.append({**record, "annotations": annotations})
     return rows
 
@@ -186,7 +198,7 @@ def test_batches(cfg: CfgNode, dataset: DetectionDataset) -> Iterator[list[dict[
 
 
 def _training_rows(cfg: CfgNode, dataset: DetectionDataset) -> list[dict[str, Any]]:
-    rows = to_detectron2_dicts(dataset)
+    rows = to_detectron2_dicts(dataset, cfg.MODEL.MASK_ON)
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
         rows = without_empty(rows)
     if not rows:

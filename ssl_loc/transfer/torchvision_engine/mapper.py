@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ssl_loc.transfer.recipe import Recipe
+from ssl_loc.transfer.run_lengths import check_run_lengths, decode_run_lengths
 from ssl_loc.transfer.sampling import Slot
 from ssl_loc.transfer.torchvision_engine.roi_heads import Target
 from ssl_loc.utils.errors import DataError
@@ -190,20 +191,13 @@ def bitmask(
 
     Polygons are mapped and then drawn; a bitmap is resized by its nearest pixel and then flipped.
     """
-    from ssl_loc.transfer.torchvision_engine.masks import decode_run_lengths, draw_polygons  # pycocotools only here
-
     segmentation = annotation.get("segmentation")
     if not isinstance(segmentation, dict):
+        from ssl_loc.transfer.torchvision_engine.masks import draw_polygons  # pycocotools only here
+
         return draw_polygons([map_points(p, scale, size, flip) for p in _polygons(annotation, record)], *size)
-    try:
-        original = decode_run_lengths(segmentation)
-    except ValueError as error:
-        raise DataError(f"the mask of an object in {record['file_name']} cannot be read: {error}") from None
-    if original.shape != (record["height"], record["width"]):
-        raise DataError(
-            f"the mask of an object in {record['file_name']} is {original.shape[1]}x{original.shape[0]} px but the "
-            f"image is {record['width']}x{record['height']}; image and annotation do not belong together"
-        )
+    check_run_lengths(segmentation, record)
+    original = decode_run_lengths(segmentation)
     pixels = np.asarray(Image.fromarray(original).resize((size[1], size[0]), Image.Resampling.NEAREST))
     if flip != "none":
         pixels = pixels[:, ::-1] if flip == "horizontal" else pixels[::-1]

@@ -38,40 +38,6 @@ def draw_polygons(polygons: Sequence[Any], height: int, width: int) -> np.ndarra
     return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(listed, height, width))).astype(bool)
 
 
-def decode_run_lengths(code: dict[str, Any]) -> np.ndarray:
-    """A COCO run-length code, compressed or a list of counts -> uint8 (height, width) of 0 and 1.
-
-    Not by pycocotools, which fills what a truncated code leaves out with whatever the memory held.
-
-    Raises:
-        ValueError: it is damaged.
-    """
-    try:
-        height, width = (int(side) for side in code["size"])
-        counts = code["counts"]
-        runs = np.asarray(counts, dtype=np.int64) if isinstance(counts, list) else _uncompressed(counts)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"it is no run-length code ({error})") from None
-    if (runs < 0).any() or runs.sum() != height * width:
-        raise ValueError(f"its runs cover {runs[runs > 0].sum()} of {height * width} pixels")
-    return np.repeat(np.arange(len(runs), dtype=np.uint8) & 1, runs).reshape((height, width), order="F")
-
-
-def _uncompressed(text: str | bytes) -> np.ndarray:
-    """The counts in COCO's text form: 5 bits per character, lowest first, a 6th says that more follow; each number
-    from the fourth on is the difference to the one two before."""
-    bits = np.frombuffer(text.encode("ascii") if isinstance(text, str) else text, dtype=np.uint8).astype(np.int64) - 48
-    last = np.flatnonzero(bits & 0x20 == 0)
-    if not len(last) or last[-1] != len(bits) - 1:
-        raise ValueError("it ends within a number")
-    first = np.concatenate([[0], last[:-1] + 1])
-    place = 5 * (np.arange(len(bits)) - np.repeat(first, last - first + 1))
-    numbers = np.add.reduceat((bits & 0x1F) << place, first)
-    numbers -= np.where(bits[last] & 0x10, 1 << (place[last] + 5), 0)  # the top bit is the sign
-    numbers[1::2], numbers[2::2] = numbers[1::2].cumsum(), numbers[2::2].cumsum()
-    return numbers
-
-
 def crop_bitmasks(bitmasks: Tensor, boxes: Tensor, index: Tensor, side: int) -> Tensor:
     """Bitmaps (M, h, w) of an image's objects, those of ``index`` (P,) inside boxes (P, 4) -> bool (P, side, side).
 
