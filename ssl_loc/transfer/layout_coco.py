@@ -21,6 +21,7 @@ from ssl_loc.transfer.layout_tree import (
     packed,
     put_right,
     splits_of_coco,
+    telling,
     unpack,
 )
 from ssl_loc.utils.errors import DataError
@@ -62,10 +63,15 @@ def missing_parts(root: Path, split: str, scenes: bool = False) -> list[str]:
         return [f"{named}; draw the set with tools/make_scenes.py {root.parent}{splits}"]
     near = [root, root.parent]
     files, folders = misplaced(json_file, near, Path.is_file), misplaced(folder, near)
+    if known:  # no other dataset's tree: the root is right, the split may not be
+        files = telling(files, split, root)
     for tree in (path.parent.parent for path in files if lost and path.parent.name == "annotations"):
         if tree / split in folders:
             return [f"{named}, but {tree} holds both: name the dataset coco:{tree}:{split}"]
+    files, folders = telling(files, split, root), telling(folders, split, root)
     pictures, annotations = coco_archives(split)
+    if known and len(lost) == 2 and not (files or folders or pictures):
+        return [f"{named}: there is no split '{split}'; splits that have annotations: {known}"]
     archives = {folder: (pictures, f"{split}.zip", folders), json_file: (annotations, annotations, files)}
     return [f"no {path}{_help(path, root, *archives[path])}{splits if path == json_file else ''}" for path in lost]
 

@@ -17,6 +17,8 @@ _VOC_ARCHIVES = {
 _ARCHIVE_SUFFIXES = (".tar", ".zip", ".tar.gz", ".tgz")
 # How far below a folder misplaced parts are looked for, and how many directory entries are looked at in all.
 _DEPTH, _BUDGET = 3, 20_000
+# Splits and folders of many datasets.
+_COMMON = ("train", "val", "valid", "validation", "test", "trainval", "minival", "images", "masks", "all", "data")
 # Folders of tens of thousands of files; nothing is unpacked into them.
 _FULL_FOLDERS = ("JPEGImages", "Annotations", "SegmentationClass", "SegmentationObject")
 
@@ -47,6 +49,12 @@ def misplaced(expected: Path, near: Sequence[Path], kind: Callable[[Path], bool]
     wanted = expected.name.casefold()
     found = [path for folder in near for path in _below(folder) if path.name.casefold() == wanted and path != expected]
     return sorted({path for path in found if kind(path)}, key=lambda path: (len(path.parts), str(path)))
+
+
+def telling(found: Sequence[Path], split: str, root: Path) -> list[Path]:
+    """Those of the ``found`` parts of a split that say something: "train" is a folder of every other dataset, so that
+    outside of ``root`` only a name as rare as "train2017" is a trace of this one."""
+    return [path for path in found if root in path.parents or split.casefold() not in _COMMON]
 
 
 def packed(archives: Sequence[str], near: Sequence[Path]) -> list[Path]:

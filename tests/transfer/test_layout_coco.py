@@ -104,6 +104,26 @@ def test_images_one_level_deeper(root):
     )
 
 
+def test_a_common_name_elsewhere_is_another_datasets(root, tmp_path):
+    """A folder "train" beside this dataset is no trace of it; its own splits are what helps."""
+    (tmp_path / "imagewoof" / "train").mkdir(parents=True)
+    other = tmp_path / "shapes"
+    (other / "train").mkdir(parents=True)
+    (other / "annotations").mkdir()
+    (other / "annotations" / "instances_train.json").write_text("{}")
+    text = one(look(root, "train").problems)
+    assert text.endswith(": there is no split 'train'; splits that have annotations: val2017")
+    assert "imagewoof" not in text and "shapes" not in text and "ln -s" not in text
+    # With its annotations here, the images are still not those of another dataset.
+    json_file(root).rename(json_file(root, "train"))
+    assert one(look(root, "train").problems) == f"no {root}/train"
+    # Within the folder the name says enough.
+    (root / "images" / "train").mkdir(parents=True)
+    assert one(look(root, "train").problems).endswith(f"mv {root}/images/train {root}/train")
+    # Where nothing is known of the folder given, the whole tree beside it may be meant.
+    assert f"name the dataset coco:{other}:train" in one(look(tmp_path / "nothing", "train").problems)
+
+
 def test_archives_that_were_not_unpacked(root):
     (root / "val2017.zip").write_bytes(b"")
     shutil.rmtree(root / SPLIT)
