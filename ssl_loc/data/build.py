@@ -158,7 +158,8 @@ def build_mapper(cfg: CfgNode) -> Mapper:
     mapper = Mapper(records, pipelines, masks, cfg.SEED, cfg.DATA.MAX_BAD_IMAGES)
     if "donor" in needs:
         sets = frozenset().union(*(pipeline.donor_sets for pipeline in pipelines))
-        sources = {name: _donor_source(name, mapper, "boxes" in needs) for name in sorted(sets)}
+        boxes = any(pipeline.donor_boxes for pipeline in pipelines)
+        sources = {name: _donor_source(name, mapper, boxes) for name in sorted(sets)}
         _LOGGER.info("donors: %s", ", ".join(f"{len(source)} images of {name}" for name, source in sources.items()))
         mapper.donors = Donors(sources, cfg.DATA.MAX_BAD_IMAGES)
     return mapper

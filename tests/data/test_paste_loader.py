@@ -152,6 +152,14 @@ def test_annotated_boxes_are_swapped_and_reported_as_labels(photos: Path) -> Non
     for found in batch.extra["paste_box"][:, 0].tolist():
         assert found in ([1, 3, 10, 12], [6, 3, 15, 12])
     assert bool(batch.has_mask.all())
+    # Annotations of another dataset are read only where its objects are to be covered.
+    for mode, known in (("auto", False), ("same", True)):
+        swap = {"BOX_SOURCE": "gt_box", "MODE": mode, "BACKGROUND_SETS": [f"dataset:{cfg.DATA.TRAIN}"]}
+        cfg.AUGMENT.VIEWS = [[{"SaliencySwap": swap}]]
+        donors = build_mapper(cfg).donors
+        assert donors is not None
+        assert (donors.sources[f"dataset:{cfg.DATA.TRAIN}"].sample(0).boxes is not None) == known
+        batches(build_pretrain_loader(cfg), 1)
 
 
 def test_missing_masks_are_refused_at_build_unless_off(photos: Path) -> None:

@@ -53,6 +53,7 @@ class Augmenter(ABC):
         needs: subset of {"saliency", "graded", "boxes", "donor"} that the sample must be loaded with; an object may
             need more or less than its class. "graded" is the map before it was made binary.
         donor_sets: where its donors come from: "train", "windows:FILE" or "dataset:NAME".
+        donor_boxes: True if donors of other datasets must come with their annotated boxes.
         node: name of its config node below AUGMENT ("" = it has no keys); its keys may be overridden per view.
         stream: name of its random stream. A second augmenter with the same stream in one pipeline gets a suffix.
         records: entries of ``view.extra`` it writes, with the value that means "nothing happened".
@@ -65,6 +66,7 @@ class Augmenter(ABC):
 
     needs: frozenset[str] = frozenset()
     donor_sets: tuple[str, ...] = ()
+    donor_boxes: bool = False
     node: ClassVar[str] = ""
     stream: str = ""
     records: Mapping[str, Tensor] = MappingProxyType({})

@@ -46,6 +46,11 @@ class Pipeline:
         """Where donors are taken from."""
         return frozenset().union(*(step.donor_sets for step in self.steps))
 
+    @property
+    def donor_boxes(self) -> bool:
+        """True if donors of other datasets must come with their annotated boxes."""
+        return any(step.donor_boxes for step in self.steps)
+
     def __call__(self, view: View, streams: Streams, context: Context) -> View:
         view = View(view.image, view.mask, view.geometry, {**self.neutral, **view.extra})
         for step in self.steps:

@@ -141,6 +141,7 @@ class SaliencySwap(RandomResizedCrop):
         self.settings = settings or SwapSettings()
         self.needs = self.settings.needs
         self.donor_sets = self.settings.background_sets if self.settings.prob else ()
+        self.donor_boxes = self.settings.mode == "same" and self.settings.box_source == GT_BOX
         if size < MIN_PATCH_PX:
             raise ConfigError(f"SaliencySwap makes views of {size} px; expected at least {MIN_PATCH_PX} (AUGMENT.SIZE)")
 
