@@ -14,22 +14,31 @@ from typing import Any
 import yaml
 
 from ssl_loc.config.node import parse_literal, plain_values
+from ssl_loc.transfer.combinations import ARCHITECTURES
 from ssl_loc.transfer.detector_file import DetectorFile, read_detector
 from ssl_loc.transfer.recipe import Recipe
+from ssl_loc.transfer.trunk_check import BATCH_NORMS
 from ssl_loc.utils.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
+# Norm layers that compute the same from the same tensors. GN and LN have equal tensors too, but do not.
+_SAME_NORMS = (*BATCH_NORMS, "naiveSyncBN_N")
+NORM_KEYS = tuple(f"MODEL.{part}.NORM" for part in ("RESNETS", "FPN", "ROI_BOX_HEAD", "ROI_MASK_HEAD"))
+_MASK_KEYS = tuple(f"MODEL.ROI_MASK_HEAD.POOLER_{name}" for name in ("RESOLUTION", "TYPE", "SAMPLING_RATIO"))
 # What a detector computes, apart from its tensors. Thresholds, test sizes and data are the evaluation's own affair.
 FUNCTION_KEYS = (
     *("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"),
-    *("MODEL.RESNETS.STRIDE_IN_1X1", "MODEL.RESNETS.RES5_DILATION", "MODEL.FPN.IN_FEATURES", "MODEL.FPN.FUSE_TYPE"),
+    *("MODEL.RESNETS.STRIDE_IN_1X1", "MODEL.FPN.IN_FEATURES", "MODEL.FPN.FUSE_TYPE", *NORM_KEYS),
+    *("MODEL.RESNETS.DEFORM_MODULATED", "MODEL.RESNETS.DEFORM_NUM_GROUPS"),
     *(f"MODEL.ANCHOR_GENERATOR.{name}" for name in ("SIZES", "ASPECT_RATIOS", "OFFSET")),
     *("MODEL.RPN.IN_FEATURES", "MODEL.RPN.BBOX_REG_WEIGHTS", "MODEL.ROI_HEADS.IN_FEATURES"),
-    *(f"MODEL.ROI_BOX_HEAD.{name}" for name in ("BBOX_REG_WEIGHTS", "CLS_AGNOSTIC_BBOX_REG")),
+    *(f"MODEL.ROI_BOX_HEAD.{name}" for name in ("BBOX_REG_WEIGHTS", "CLS_AGNOSTIC_BBOX_REG", "USE_SIGMOID_CE")),
     *(f"MODEL.ROI_BOX_HEAD.POOLER_{name}" for name in ("RESOLUTION", "TYPE", "SAMPLING_RATIO")),
+    *_MASK_KEYS,
 )
-_MASK_KEYS = tuple(f"MODEL.ROI_MASK_HEAD.POOLER_{name}" for name in ("RESOLUTION", "TYPE", "SAMPLING_RATIO"))
+# Blocks of these depths have no 1x1 convolution to stride in.
+_BASIC_DEPTHS = (18, 34)
 # Old detectron2 files hold these keys of MODEL as tensors.
 _CONSTANTS = {"pixel_mean": "PIXEL_MEAN", "pixel_std": "PIXEL_STD"}
 # detectron2's own trainer writes its whole config here, beside the weights.
@@ -60,12 +69,12 @@ def open_detector(path: str | Path, recipe: Recipe) -> DetectorFile:
 
 def check_detector(recipe: Recipe, told: Mapping[str, Any], source: str) -> None:
     """Compare the keys that change what a detector computes with ``told`` ({full key: value}) of ``source``."""
-    keys = [*FUNCTION_KEYS, *(_MASK_KEYS if recipe.MODEL.MASK_ON else ())]
     values = recipe.flat()
+    keys = [key for key in FUNCTION_KEYS if matters(key, values)]
     problems = [
         f"{key} is {plain_values(values[key])!r} but {source} says {plain_values(told[key])!r}"
         for key in keys
-        if key in told and not _equal(values[key], told[key])
+        if key in told and not _equal(_kind(key, values[key]), _kind(key, told[key]))
     ]
     if problems and not recipe.TRANSFER.ALLOW_NONSTANDARD:
         raise ConfigError(
@@ -74,6 +83,25 @@ def check_detector(recipe: Recipe, told: Mapping[str, Any], source: str) -> None
         )
     for problem in problems:
         logger.warning("allowed by TRANSFER.ALLOW_NONSTANDARD: %s", problem)
+
+
+def matters(key: str, values: Mapping[str, Any]) -> bool:
+    """Whether a key of FUNCTION_KEYS has any effect beside the other keys of a flat recipe or config."""
+    if key in _MASK_KEYS or key == "MODEL.ROI_MASK_HEAD.NORM":
+        return bool(values.get("MODEL.MASK_ON", True))
+    if key == "MODEL.RESNETS.STRIDE_IN_1X1":
+        return values.get("MODEL.RESNETS.DEPTH") not in _BASIC_DEPTHS
+    if key.startswith("MODEL.RESNETS.DEFORM_"):
+        stages = values.get("MODEL.RESNETS.DEFORM_ON_PER_STAGE", [True])
+        return any(parse_literal(stages) if isinstance(stages, str) else stages)
+    if key.startswith("MODEL.FPN.") or key == "MODEL.ROI_BOX_HEAD.NORM":
+        return ARCHITECTURES.get(str(values.get("MODEL.BACKBONE.NAME"))) != "C4"
+    return True
+
+
+def _kind(key: str, value: Any) -> Any:
+    """The value, or one name for all norm layers that evaluate alike."""
+    return "BN" if key in NORM_KEYS and value in _SAME_NORMS else value
 
 
 def stated_config(file: DetectorFile) -> dict[str, Any]:

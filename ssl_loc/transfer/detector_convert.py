@@ -22,6 +22,7 @@ from ssl_loc.transfer.detector_file import (
     read_detector,
 )
 from ssl_loc.transfer.schema import DETECTRON2_DEFAULTS
+from ssl_loc.transfer.torchvision_engine.honoured import detector_problems
 from ssl_loc.transfer.trunk_check import widths_of
 from ssl_loc.transfer.weights import BATCH_COUNTER
 from ssl_loc.utils.errors import WeightsError
@@ -59,7 +60,8 @@ def convert_detector(given: str | Path, to: str, out: str | Path) -> Conversion:
     """Write the detector ``given`` for engine ``to`` and check the file: back again it is the one given, bit by bit.
 
     Raises:
-        WeightsError: no detector, already ``to``'s, or a part that the other engine does not have.
+        WeightsError: no detector, already ``to``'s, or a part (a tensor, or a key of the recipe it was trained with)
+            that the other engine does not have.
     """
     file = read_detector(given)
     if Path(out).resolve() == Path(given).resolve() or Path(out).is_dir():
@@ -67,10 +69,14 @@ def convert_detector(given: str | Path, to: str, out: str | Path) -> Conversion:
     if file.engine == to:
         raise WeightsError(f"{given} is a detector of the {to} engine already; nothing to convert")
     config = stated_config(file)
+    flat = flat_config(config)
+    if to == TORCHVISION and (problems := detector_problems(flat)):
+        raise WeightsError(
+            f"{given} cannot be converted to {to}: {'; '.join(problems)}. Use it with --engine detectron2"
+        )
     state = file.state_for(to)
     about = {**file.about, **({"recipe": config} if config else {}), "backbone": file.backbone()}
     about["converted_from"] = file.engine
-    flat = flat_config(config)
     dropped = [key for key in state if to == DETECTRON2 and _is_frozen_counter(key, flat)]
     for key in dropped:
         del state[key]

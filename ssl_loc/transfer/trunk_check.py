@@ -101,8 +101,6 @@ def _structure_problems(recipe: Recipe, meta: Mapping[str, Any], random: bool) -
             f"MODEL.RESNETS.STRIDE_IN_1X1 is {resnets.STRIDE_IN_1X1} but the trunk strides in its {where} "
             f"convolutions; expected {in_1x1}"
         )
-    if resnets.RES5_DILATION != 1:
-        problems.append(f"MODEL.RESNETS.RES5_DILATION is {resnets.RES5_DILATION} but the trunk has none; expected 1")
     if resnets.NORM not in BATCH_NORMS:
         problems.append(f"MODEL.RESNETS.NORM is {resnets.NORM!r}; expected one of {', '.join(BATCH_NORMS)}")
     return problems + _size_problems(recipe, meta, random)

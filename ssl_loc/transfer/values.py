@@ -202,8 +202,11 @@ RULES: dict[str, Rule] = {
             "NUM_GROUPS": _COUNT,
             "NORM": _choice(*_NORMS),
             "WIDTH_PER_GROUP": _COUNT,
-            # With a pyramid detectron2 fails on 2, and a C4 head ignores it.
-            "RES5_DILATION": _choice(1),
+            "RES5_DILATION": Rule(
+                "1: with 2 detectron2 cannot build a pyramid, and a C4 detector's res5 has no dilation whatever is "
+                "said here",
+                lambda v: v == 1,
+            ),
             "RES2_OUT_CHANNELS": _COUNT,
             "STEM_OUT_CHANNELS": _COUNT,
             "DEFORM_ON_PER_STAGE": _numbers(4, _choice(True, False)),

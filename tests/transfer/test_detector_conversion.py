@@ -246,8 +246,8 @@ def test_what_is_known_of_a_foreign_detector(
     ours = read_detector(tmp_path / "model_final.pth").model
     assert read_detector(path).state_for("torchvision").keys() == ours.keys()
     torch.save({"model": state}, path)
-    (tmp_path / "config.yaml").write_text("INPUT:\n  FORMAT: BGR\nMODEL:\n  RESNETS:\n    STRIDE_IN_1X1: true\n")
-    words = "INPUT.FORMAT is 'RGB' but .*config.yaml. says 'BGR'; .*STRIDE_IN_1X1 is False"
+    (tmp_path / "config.yaml").write_text("INPUT:\n  FORMAT: BGR\nMODEL:\n  ANCHOR_GENERATOR:\n    OFFSET: 0.5\n")
+    words = "INPUT.FORMAT is 'RGB' but .*config.yaml. says 'BGR'; .*OFFSET is 0.0"
     with pytest.raises(ConfigError, match=words):
         open_detector(path, recipe)
 

@@ -22,7 +22,7 @@ from ssl_loc.checkpoint.files import tensor_digest, write_torch_file
 from ssl_loc.modeling.backbone import build_backbone_from_description
 from ssl_loc.transfer.build import TransferJob, Trunk
 from ssl_loc.transfer.detectron2_engine import Detectron2Engine
-from ssl_loc.transfer.recipe import Recipe, architecture, load_recipe
+from ssl_loc.transfer.recipe import Recipe, architecture, edited, load_recipe
 from ssl_loc.transfer.run import open_trunk, run_transfer
 from ssl_loc.transfer.weights import detectron2_key
 from ssl_loc.utils.errors import ConfigError, UserError, WeightsError
@@ -66,10 +66,6 @@ ROWS: dict[str, tuple[dict[str, Any], str]] = {
         r"MODEL.RESNETS.DEPTH is 101 but the weights hold a ResNet-50 .*: add MODEL.RESNETS.DEPTH 50",
     ),
     "freeze at 2": ({"MODEL.BACKBONE.FREEZE_AT": 2}, r"MODEL.BACKBONE.FREEZE_AT is 2, .*; expected 0"),
-    "dilated res5": (
-        {"MODEL.RESNETS.RES5_DILATION": 2},
-        r"MODEL.RESNETS.RES5_DILATION is 2 but the trunk has none; expected 1",
-    ),
 }
 
 
@@ -225,11 +221,6 @@ def test_each_silent_setting_does_ruin_the_features(
 ) -> None:
     module, file = r50
     recipe = recipe_with(arch, {**ROWS[row][0], "TRANSFER.ALLOW_NONSTANDARD": True})
-    if row == "dilated res5":
-        if arch == "FPN":  # the only row that is not silent: an assertion without a key
-            with pytest.raises(AssertionError):
-                detectron2_features(recipe, file, tmp_path)
-        return
     if row == "norm GN":
         # 32 groups need widths that are multiples of 32.
         module, file = drawn_trunk({"depth": 50, "width": 32})
@@ -241,6 +232,26 @@ def test_each_silent_setting_does_ruin_the_features(
         assert max(errors) > 0.1
         return
     assert distance(detectron2_features(recipe, file, tmp_path), module) > 0.2
+
+
+@pytest.mark.parametrize("arch", ["C4", "FPN"])
+@pytest.mark.parametrize("allowed", [False, True])
+def test_a_dilated_res5_is_refused_whatever_is_allowed(arch: str, allowed: bool) -> None:
+    """No engine has it, so there is nothing that TRANSFER.ALLOW_NONSTANDARD could allow."""
+    with pytest.raises(ConfigError, match=r"MODEL.RESNETS.RES5_DILATION is 2; expected 1: with 2 detectron2") as error:
+        recipe_with(arch, {"MODEL.RESNETS.RES5_DILATION": 2, "TRANSFER.ALLOW_NONSTANDARD": allowed})
+    assert "ALLOW_NONSTANDARD" not in str(error.value)
+
+
+@needs_detectron2
+@pytest.mark.detectron2
+def test_a_dilated_res5_is_in_no_detector(r50: tuple[nn.Module, BackboneFile], tmp_path: Path) -> None:
+    """With a pyramid an assertion without a key; a C4 detector gets the features it gets without."""
+    module, file = r50
+    dilated = {"MODEL.RESNETS.RES5_DILATION": 2}
+    with pytest.raises(AssertionError):
+        detectron2_features(edited(recipe_with("FPN", {}), dilated), file, tmp_path)
+    assert distance(detectron2_features(edited(recipe_with("C4", {}), dilated), file, tmp_path), module) < 1e-4
 
 
 # scaled/ holds other numbers of iterations for the same detectors.

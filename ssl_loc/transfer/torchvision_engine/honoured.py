@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from ssl_loc.config.node import plain_values
+from ssl_loc.transfer.detector_check import FUNCTION_KEYS, matters
 from ssl_loc.transfer.recipe import ALL_DEFAULTS, Recipe, architecture, non_default_keys, require_honoured
 from ssl_loc.transfer.schema import OWN_DEFAULTS
 from ssl_loc.utils.errors import ConfigError
 
 ENGINE = "torchvision"
+_STRIDE = "MODEL.RESNETS.STRIDE_IN_1X1"
 
 
 def _under(prefix: str, names: str) -> list[str]:
@@ -99,8 +105,8 @@ def recipe_problems(recipe: Recipe) -> list[str]:
                 f"{key} is {values[key]!r}; the torchvision engine expects one of {', '.join(map(repr, choices))} "
                 f"with MODEL.BACKBONE.NAME {recipe.MODEL.BACKBONE.NAME!r} (or use --engine detectron2)"
             )
-    if recipe.MODEL.RESNETS.STRIDE_IN_1X1:
-        problems.append("MODEL.RESNETS.STRIDE_IN_1X1 is True; the torchvision engine only strides in 3x3, set False")
+    if values[_STRIDE]:
+        problems.append(f"{_STRIDE} is True; the torchvision engine only strides in 3x3, set False")
     if arch == "C4":
         problems += _c4_problems(recipe)
     elif recipe.MODEL.ROI_BOX_HEAD.NAME != "FastRCNNConvFCHead":
@@ -112,6 +118,24 @@ def recipe_problems(recipe: Recipe) -> list[str]:
         count = 1 if "ROI" in key else 2
         if len(values[key]) != count:
             problems.append(f"{key} is {values[key]}; expected {count} number(s)")
+    return problems
+
+
+def detector_problems(told: Mapping[str, Any]) -> list[str]:
+    """A sentence for each key under which this engine cannot compute what a finished detector computes.
+
+    Args:
+        told: what the detector's file says about its training, {full key: value}; it may be in part.
+    """
+    problems = []
+    for key in (key for key in FUNCTION_KEYS if key in told and matters(key, told)):
+        value = told[key]
+        if key in CHOICES and value not in CHOICES[key]:
+            problems.append(f"{key} is {value!r}; the torchvision engine has {', '.join(map(repr, CHOICES[key]))}")
+        elif key == _STRIDE and value:
+            problems.append(f"{key} is True; the torchvision engine only strides in 3x3")
+        elif key not in HONOURED and plain_values(value) != plain_values(ALL_DEFAULTS[key]):
+            problems.append(f"{key} is {value!r}; the torchvision engine has {ALL_DEFAULTS[key]!r} only")
     return problems
 
 
