@@ -151,6 +151,9 @@ _HEALTH = {
     "paste_refused_rate": "paste refused",
     "attention_skipped_rate": "attention skipped",
     "zero_cam_rate": "zero cam",
+    "alignment_inside": "aligned inside",
+    "alignment_outside": "outside",
+    "alignment_skipped_rate": "alignment skipped",
 }
 
 

@@ -42,6 +42,8 @@ PANELS = (
     Panel("Queue: share of real keys", (r"queue_real_share",), "share"),
     Panel("Attention: cosine with the mask", (r"attention_cosine",), "cosine"),
     Panel("Zero Grad-CAM, skipped images", (r"zero_cam_rate", r"attention_skipped_rate"), "share"),
+    Panel("Alignment loss", (r"loss/CrossView.*",), "squared error, before its weight"),
+    Panel("Correspondence on and off the mask", (r"alignment_inside", r"alignment_outside"), "mean C"),
     Panel("Crop constraint not met", (r"crop_unmet_rate",), "share of crops"),
     Panel("Total detection loss", (r"total_loss",), "sum"),
     Panel("Classification loss", (r"loss_cls",), "RoI head"),

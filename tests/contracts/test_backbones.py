@@ -73,8 +73,9 @@ def test_frozen_stages_do_not_move(name: str, count: int) -> None:
             trunk.freeze(count)
         return
     trunk.freeze(count)
-    trunk.train()
     stages = trunk.stages()
+    assert all(not module.training for stage in stages[:count] for module in stage)
+    trunk.train()
     assert len(stages) == len(trunk.channels) and trunk.frozen_levels == tuple(trunk.channels)[:count]
     in_stages = [p for stage in stages for module in stage for p in module.parameters()]
     assert {id(p) for p in in_stages} == {id(p) for p in trunk.parameters()}

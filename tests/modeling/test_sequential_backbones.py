@@ -24,6 +24,7 @@ def test_vgg_is_torchvisions_to_the_bit() -> None:
     x = torch.randn(2, 3, 64, 64)
     maps = trunk(x)
     assert torch.equal(maps["res5"], peer(x))
+    assert torch.equal(nn.functional.max_pool2d(maps["res4"], 2), maps["res5"])
     assert {level: tuple(m.shape[1:]) for level, m in maps.items()} == {
         "res2": (256, 16, 16),
         "res3": (512, 8, 8),
@@ -43,6 +44,9 @@ def test_alexnet_is_torchvisions_where_norms_do_nothing() -> None:
     x = torch.randn(2, 3, 224, 224)
     maps = trunk(x)
     assert torch.equal(maps["res5"], peer(x))
+    # The last map before the last pooling, and the first before the first.
+    assert torch.equal(nn.functional.max_pool2d(maps["res4"], 3, 2), maps["res5"])
+    assert torch.equal(peer[:2](x), maps["res2"]) and torch.equal(peer[:5](x), maps["res3"])
     assert {level: tuple(m.shape[1:]) for level, m in maps.items()} == {
         "res2": (64, 55, 55),
         "res3": (192, 27, 27),

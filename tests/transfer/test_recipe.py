@@ -166,6 +166,16 @@ def test_the_torchvision_engine_names_what_it_cannot_do(key: str, value: str) ->
         check_recipe(load_recipe(CONFIGS / "Base-RCNN-C4.yaml", [key, value]))
 
 
+@pytest.mark.parametrize("name", ["AlexNetBN", "VGG16BN", "TimmBackbone"])
+def test_detectors_take_resnets_only(name: str) -> None:
+    """Also where other contradictions are allowed."""
+    recipe = load_recipe(CONFIGS / "Base-RCNN-C4.yaml", ["TRANSFER.ALLOW_NONSTANDARD", "True"])
+    with pytest.raises(
+        ConfigError, match=f"the weights hold the trunk {name}, but the detectors .* ResNets.*knn, linear"
+    ):
+        check_trunk(recipe, {**META, "backbone": {"name": name, "kwargs": {}}})
+
+
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
