@@ -187,10 +187,14 @@ def _summary(cfg: CfgNode, loop: TrainLoop) -> dict[str, Any]:
 def out_of_memory(cfg: CfgNode, reason: str, device: str = "GPU") -> str:
     """The sentence for a ``device`` that is too small, with the keys that help."""
     solver, world = cfg.SOLVER, comm.get_world_size()
+    # What holds the negatives, where a method has such a thing.
+    key = {"MoCo": "MODEL.MOCO.K", "InstDisc": "MODEL.INSTDISC.K"}.get(cfg.MODEL.METHOD, "")
+    queue = {"MoCo": cfg.MODEL.MOCO.K, "InstDisc": cfg.MODEL.INSTDISC.K}.get(cfg.MODEL.METHOD, 0)
     return (
         f"out of {device} memory with SOLVER.IMS_PER_BATCH {solver.IMS_PER_BATCH} on {world} "
-        f"process{'es' if world > 1 else ''}, AUGMENT.SIZE {cfg.AUGMENT.SIZE}, MODEL.MOCO.K {cfg.MODEL.MOCO.K}: "
+        f"process{'es' if world > 1 else ''}, AUGMENT.SIZE {cfg.AUGMENT.SIZE}{f', {key} {queue}' if queue else ''}: "
         f"{reason.splitlines()[0]} Use any of: SOLVER.ACCUMULATE {solver.ACCUMULATE * 2} (same batch in more parts), "
         "SOLVER.AMP.ENABLED True (half the memory), a smaller SOLVER.IMS_PER_BATCH (the lr follows by "
-        "SOLVER.LR_SCALING), a smaller AUGMENT.SIZE, a smaller MODEL.MOCO.K, or more GPUs (--num-gpus)"
+        "SOLVER.LR_SCALING), a smaller AUGMENT.SIZE, "
+        f"{f'a smaller {key}, ' if queue else ''}or more GPUs (--num-gpus)"
     )
