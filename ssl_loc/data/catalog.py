@@ -143,6 +143,7 @@ def _unknown(spec: str) -> str:
 def missing(what: str, path: str | os.PathLike, layout: str) -> DataError:
     """The one sentence for data that is not there: what was looked for, the layout expected, what to set."""
     return DataError(
-        f"no {what} at {Path(path).absolute()}; expected layout: {layout}. Set DATA.TRAIN to a path form that points "
-        f"to your data, or ${ROOT_VARIABLE} to the folder that holds named datasets (now {dataset_root().absolute()})"
+        f"no {what} at {Path(path).absolute()}; expected layout: {layout}. Give a path form that points to your "
+        f"data (DATA.TRAIN; in a detection recipe DATASETS.TRAIN, DATASETS.TEST), or set ${ROOT_VARIABLE} to the folder "
+        f"that holds named datasets (now {dataset_root().absolute()})"
     )

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ssl_loc.data.datasets.coco import is_polygon
 from ssl_loc.transfer.datasets import DetectionDataset
 from ssl_loc.transfer.detection_scores import DetectionScores, class_row, curve
 from ssl_loc.transfer.predictions import ImagePrediction, check_predictions
@@ -149,12 +150,18 @@ def ground_truth(dataset: DetectionDataset) -> Any:
         raise DataError(f"{dataset.name} has no COCO json file, so COCO AP cannot be computed; use its VOC metric")
     content = read_json(dataset.json_file)
     content.setdefault("info", {})
+    content["annotations"] = content.get("annotations") or []
     size = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
-    for number, annotation in enumerate(content.setdefault("annotations", []), start=1):
-        annotation.setdefault("id", number)
+    for number, annotation in enumerate(content["annotations"], start=1):
+        # pycocotools marks a detection that found nothing with id 0, so an object of that id is never found; and of two
+        # objects with one id it forgets one.
+        annotation["id"] = number
         annotation.setdefault("iscrowd", 0)
+        shape = annotation.get("segmentation")
+        if isinstance(shape, list):
+            # As the loader reads them; pycocotools takes four numbers for a box, and no flat list.
+            shape = annotation["segmentation"] = [part for part in shape if is_polygon(part)]
         if "area" not in annotation:
-            shape = annotation.get("segmentation")
             if isinstance(shape, list) and shape:
                 codes = coco_mask.merge(coco_mask.frPyObjects(shape, *size[annotation["image_id"]]))
                 annotation["area"] = float(coco_mask.area(codes))

@@ -13,13 +13,13 @@ Accepted names::
 from __future__ import annotations
 
 import os
-import xml.etree.ElementTree as ElementTree
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ssl_loc.transfer.run_lengths import check_run_lengths
 from ssl_loc.utils.errors import ConfigError, DataError, did_you_mean
 
 # Path forms that carry boxes, with the number of their arguments after DIR.
@@ -42,6 +42,7 @@ class DetectionDataset:
         json_file: COCO annotation file; empty for VOC and for concatenated sets.
         category_ids: contiguous id -> id in the json.
         root: folder the images lie under, for messages.
+        without_polygon: ids in the json of objects that ``dicts`` leaves out because none of their polygons is valid.
     """
 
     name: str
@@ -52,6 +53,7 @@ class DetectionDataset:
     json_file: str = ""
     category_ids: dict[int, int] = field(default_factory=dict)
     root: str = ""
+    without_polygon: list[Any] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.dicts)
@@ -146,13 +148,27 @@ def join(parts: Sequence[DetectionDataset]) -> DetectionDataset:
         year=first.year,
         category_ids=first.category_ids,
         root=first.root,
+        without_polygon=[number for part in parts for number in part.without_polygon],
     )
 
 
-def require_masks(dataset: DetectionDataset) -> None:
-    """Raise :class:`DataError` unless every object has a mask; asked before training with MODEL.MASK_ON."""
+def require_masks(dataset: DetectionDataset, to_find: bool = False) -> None:
+    """Raise :class:`DataError` unless every object has a mask that can be read; asked before training with
+    MODEL.MASK_ON.
+
+    Args:
+        to_find: the set is one to evaluate on, where objects cannot be left out.
+    """
+    if to_find and dataset.without_polygon:
+        raise DataError(
+            f"MODEL.MASK_ON is True, but {len(dataset.without_polygon)} objects of {dataset.json_file} have no valid "
+            f"polygon (annotations {_few([str(i) for i in dataset.without_polygon])}); expected segmentation as a list "
+            "of lists of at least 6 numbers, [[x, y, x, y, x, y]]; correct them, or set MODEL.MASK_ON False"
+        )
     for record in dataset.dicts:
         for annotation in record["annotations"]:
+            if isinstance(annotation.get("segmentation"), dict):
+                check_run_lengths(annotation["segmentation"], record)
             if not annotation.get("segmentation"):
                 raise DataError(
                     f"MODEL.MASK_ON is True, but {dataset.name} has an object without a mask (in "
@@ -186,6 +202,7 @@ def _load_coco(name: str, place: Place) -> DetectionDataset:
         json_file=str(json_file),
         category_ids={int(k): int(v) for k, v in metadata["category_ids"].items()},
         root=str(root),
+        without_polygon=metadata["without_polygon"],
     )
     _require_images(dataset)
     return dataset
@@ -220,13 +237,11 @@ def voc_classes(root: Path, split: str) -> list[str]:
 
 
 def _names_in(paths: Iterable[Path]) -> set[str]:
+    from ssl_loc.data.datasets.voc import read_xml
+
     names = set()
     for path in paths:
-        try:
-            tree = ElementTree.parse(path)
-        except ElementTree.ParseError as error:
-            raise DataError(f"{path} is not valid XML: {error}") from None
-        names |= {(tag.findtext("name") or "").strip() for tag in tree.getroot().findall("object")}
+        names |= {(tag.findtext("name") or "").strip() for tag in read_xml(path).findall("object")}
     return names
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ssl_loc.data.datasets.coco import MIN_POLYGON_NUMBERS
+from ssl_loc.data.datasets.coco import is_category, is_polygon, is_whole
 from ssl_loc.data.datasets.folder import list_files
 from ssl_loc.transfer.layout_report import LayoutReport, counted
 from ssl_loc.transfer.layout_sizes import compare_sizes
@@ -24,6 +25,7 @@ from ssl_loc.transfer.layout_tree import (
     telling,
     unpack,
 )
+from ssl_loc.transfer.run_lengths import check_run_lengths
 from ssl_loc.utils.errors import DataError
 from ssl_loc.utils.file_io import read_json
 
@@ -106,6 +108,11 @@ def _content(report: LayoutReport, json_file: Path) -> dict[str, Any] | None:
             "instances_<split>.json"
         )
         content["annotations"] = []
+    if odd := [row for row in content["categories"] if not is_category(row)]:
+        report.problem(
+            f"{len(odd)} categories of {json_file} lack id or name, or have them of another type (first: {odd[0]})"
+        )
+        content["categories"] = [row for row in content["categories"] if isinstance(row, dict) and "id" in row]
     if not content["images"]:
         report.problem(f"{json_file} lists no images")
     return content
@@ -166,6 +173,7 @@ class _Found:
     outside: list[Any] = field(default_factory=list)
     no_mask: list[Any] = field(default_factory=list)
     run_length: list[Any] = field(default_factory=list)
+    broken_mask: list[Any] = field(default_factory=list)
     boxes: int = 0
     crowds: int = 0
     with_objects: set[Any] = field(default_factory=set)
@@ -175,9 +183,14 @@ def _check_annotations(
     report: LayoutReport, json_file: Path, content: dict[str, Any], images: list[dict[str, Any]], masks: bool
 ) -> None:
     rows, categories = {row["id"]: row for row in images}, [c.get("id") for c in content["categories"]]
+    # Images that lack something else are a finding of their own.
+    declared = {row["id"] for row in content["images"] if isinstance(row, dict) and "id" in row}
     found = _Found()
     for annotation in content["annotations"]:
-        _read_annotation(found, annotation, rows, set(categories))
+        if annotation.get("image_id") not in declared:
+            found.strays.append(annotation.get("id", "?"))
+        elif row := rows.get(annotation["image_id"]):
+            _read_annotation(found, annotation, row, set(categories))
     report.objects = len(content["annotations"]) - found.crowds
     if twice := _repeated(categories):
         report.problem(f"{json_file} gives one id to several categories: {counted(twice)}")
@@ -196,6 +209,11 @@ def _check_annotations(
             f"MODEL.MASK_ON needs a mask for every object, but annotations of {json_file} have no segmentation: "
             f"{counted(found.no_mask)}"
         )
+    if masks and found.broken_mask:
+        report.problem(
+            f"annotations of {json_file} have a damaged run-length mask, or one of another size than the image: "
+            f"{counted(found.broken_mask)}"
+        )
     if masks and found.run_length:
         report.note(
             f"objects of {json_file} have run-length masks instead of polygons (INPUT.MASK_FORMAT bitmask reads them): "
@@ -208,21 +226,21 @@ def _check_annotations(
         report.note(f"{len(empty)} of {len(images)} images have no object; training leaves them out")
 
 
-def _read_annotation(found: _Found, annotation: dict[str, Any], rows: dict[Any, dict[str, Any]], known: set) -> None:
+def _read_annotation(found: _Found, annotation: dict[str, Any], row: dict[str, Any], known: set) -> None:
     number = annotation.get("id", "?")
-    row = rows.get(annotation.get("image_id"))
-    if row is None:
-        found.strays.append(number)
-        return
     if annotation.get("category_id") not in known:
         found.no_category.append(number)
     if annotation.get("iscrowd", 0):
         found.crowds += 1
+        if not annotation.get("segmentation"):
+            found.no_mask.append(number)
         return
     found.with_objects.add(row["id"])
-    _read_mask(found, annotation, number)
+    _read_mask(found, annotation, row, number)
     try:
         x, y, width, height = (float(value) for value in annotation["bbox"])
+        if not all(map(math.isfinite, (x, y, width, height))):
+            raise ValueError
     except (KeyError, TypeError, ValueError):
         found.no_box.append(number)
         return
@@ -233,16 +251,17 @@ def _read_annotation(found: _Found, annotation: dict[str, Any], rows: dict[Any, 
         found.outside.append(number)
 
 
-def _read_mask(found: _Found, annotation: dict[str, Any], number: Any) -> None:
+def _read_mask(found: _Found, annotation: dict[str, Any], row: dict[str, Any], number: Any) -> None:
     shape = annotation.get("segmentation")
     if isinstance(shape, dict):
-        found.run_length.append(number)
-    elif not shape or not any(_is_polygon(part) for part in shape):
+        try:
+            check_run_lengths(shape, row)
+        except DataError:
+            found.broken_mask.append(number)
+        else:
+            found.run_length.append(number)
+    elif not isinstance(shape, list) or not any(map(is_polygon, shape)):
         found.no_mask.append(number)
-
-
-def _is_polygon(part: Any) -> bool:
-    return isinstance(part, list) and len(part) >= MIN_POLYGON_NUMBERS and len(part) % 2 == 0
 
 
 def _report_boxes(report: LayoutReport, json_file: Path, found: _Found) -> None:
@@ -267,7 +286,7 @@ def _whole(row: Any) -> bool:
         isinstance(row, dict)
         and isinstance(row.get("id"), (int, str))
         and isinstance(row.get("file_name"), str)
-        and all(isinstance(row.get(side), int) for side in ("height", "width"))
+        and all(is_whole(row.get(side)) for side in ("height", "width"))
     )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 
 from ssl_loc.data.datasets.folder import list_files, stem
-from ssl_loc.data.datasets.voc import CLASS_FILE, VOC_CLASSES, voc_class_names
+from ssl_loc.data.datasets.voc import CLASS_FILE, VOC_CLASSES, difficult_flag, read_lines, read_xml, voc_class_names
 from ssl_loc.transfer.layout_report import LayoutReport, counted
 from ssl_loc.transfer.layout_sizes import compare_sizes
 from ssl_loc.transfer.layout_tree import (
@@ -21,7 +22,7 @@ from ssl_loc.transfer.layout_tree import (
     unpack,
     voc_archive,
 )
-from ssl_loc.utils.errors import did_you_mean
+from ssl_loc.utils.errors import DataError, did_you_mean
 
 PARTS = ("Annotations", "JPEGImages", "ImageSets/Main")
 
@@ -105,7 +106,11 @@ def _missing_part(path: Path, root: Path, year: str, split: str) -> str:
 def _split_ids(report: LayoutReport, file: Path) -> list[str]:
     if not file.is_file():
         return []
-    ids = [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        ids = [line.split()[0] for line in read_lines(file)]
+    except DataError as error:
+        report.problem(str(error))
+        return []
     if not ids:
         report.problem(f"{file} is empty; expected image ids, one per line")
     with_suffix = [i for i in ids if i.lower().endswith((".jpg", ".jpeg", ".png", ".xml")) or "/" in i]
@@ -134,6 +139,7 @@ class _Found:
     classes: dict[str, list[str]] = field(default_factory=dict)  # class -> files of its objects
     broken: list[str] = field(default_factory=list)
     no_box: list[str] = field(default_factory=list)
+    difficult: list[str] = field(default_factory=list)  # neither 0 nor 1
     flat: list[str] = field(default_factory=list)
     outside: list[str] = field(default_factory=list)
     fractions: int = 0  # boxes that lie within the first pixel
@@ -144,8 +150,8 @@ def _read_annotations(report: LayoutReport, root: Path, ids: list[str], files: d
     found = _Found()
     for image_id in ids:
         try:
-            top = ElementTree.parse(files[image_id]).getroot()
-        except ElementTree.ParseError:
+            top = read_xml(files[image_id])
+        except DataError:
             found.broken.append(files[image_id].name)
             continue
         size = _numbers(top, "size/width", "size/height")
@@ -164,6 +170,9 @@ def _read_annotations(report: LayoutReport, root: Path, ids: list[str], files: d
 def _read_object(found: _Found, file: str, node: ElementTree.Element, size: tuple[int, int] | None) -> None:
     name = (node.findtext("name") or "").strip()
     found.classes.setdefault(name, []).append(file)
+    text = (node.findtext("difficult") or "").strip()
+    if difficult_flag(text) is None:
+        found.difficult.append(f"{file} '{name}' {text}")
     box = _numbers(node, "bndbox/xmin", "bndbox/ymin", "bndbox/xmax", "bndbox/ymax")
     if box is None:
         found.no_box.append(f"{file} '{name}'")
@@ -186,6 +195,8 @@ def _report_objects(report: LayoutReport, root: Path, found: _Found) -> None:
         report.problem(
             f"{folder} has objects without four numbers bndbox/xmin, ymin, xmax, ymax: {counted(found.no_box)}"
         )
+    if found.difficult:
+        report.problem(f"{folder} has objects whose <difficult> is neither 0 nor 1: {counted(found.difficult)}")
     if found.fractions and found.fractions == report.objects - len(found.no_box):
         report.problem(f"every box in {folder} lies within 0..1; expected pixels, counted from 1")
         return
@@ -208,7 +219,11 @@ def _report_objects(report: LayoutReport, root: Path, found: _Found) -> None:
 
 def _report_classes(report: LayoutReport, root: Path, classes: dict[str, list[str]]) -> None:
     listed = (root / CLASS_FILE).is_file()
-    known = voc_class_names(root)
+    try:
+        known = voc_class_names(root)
+    except DataError as error:
+        report.problem(str(error))
+        return
     unknown = {name: files for name, files in classes.items() if name not in known}
     if not unknown:
         report.classes = len(known)
@@ -231,6 +246,7 @@ def _report_classes(report: LayoutReport, root: Path, classes: dict[str, list[st
 
 def _numbers(node: ElementTree.Element, *paths: str) -> list[float] | None:
     try:
-        return [float(node.findtext(path) or "missing") for path in paths]
+        numbers = [float(node.findtext(path) or "missing") for path in paths]
     except ValueError:
         return None
+    return numbers if all(map(math.isfinite, numbers)) else None

@@ -191,7 +191,7 @@ def _load_test_sets(recipe: Recipe) -> dict[str, Any]:
         check_classes(recipe, dataset)
         check_evaluator(recipe.TRANSFER.EVALUATOR, dataset)
         if recipe.MODEL.MASK_ON:
-            require_masks(dataset)
+            require_masks(dataset, to_find=True)
         logger.info("test set %s: %d images, %d classes", name, len(dataset.dicts), len(dataset.classes))
     return datasets
 

@@ -49,11 +49,13 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 def read_json(path: str | os.PathLike) -> Any:
     """Read a JSON file; a missing or broken one raises :class:`DataError` naming it."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))  # Windows editors put a mark first
     except FileNotFoundError:
         raise DataError(f"no file {path}; expected a JSON file there") from None
     except json.JSONDecodeError as error:
         raise DataError(f"{path} is not valid JSON: {error}") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text (byte {error.start}), as JSON must be") from None
 
 
 def file_digest(path: str | os.PathLike) -> str:

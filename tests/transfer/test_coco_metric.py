@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers.coco_cases import random_coco
 
-from ssl_loc.transfer.coco_metric import STATS, evaluate_coco, to_coco_results
+from ssl_loc.transfer.coco_metric import STATS, evaluate_coco, ground_truth, to_coco_results
 from ssl_loc.transfer.datasets import DetectionDataset
 from ssl_loc.transfer.detection_scores import load_scores, save_scores
 from ssl_loc.transfer.metrics import evaluate, headline
@@ -117,6 +118,46 @@ def test_hand_made_json_without_tags(tmp_path):
     dataset = make_dataset(tmp_path, {1: [(0, BOX)]}, tags=False)
     result = evaluate_coco(dataset, predict({1: [(0, BOX, 0.9)]}, with_masks=True), ("bbox", "segm")).metrics
     assert result["bbox/APm"] == result["segm/APm"] == pytest.approx(100)
+
+
+def rewritten(dataset, change):
+    content = json.loads(Path(dataset.json_file).read_text())
+    change(content["annotations"])
+    Path(dataset.json_file).write_text(json.dumps(content))
+    return dataset
+
+
+@pytest.mark.parametrize("ids", [[0, 1, 2], [2, 1, 0], [5, 5, 5], ["a", "b", "c"], [None, 1, 2]])
+def test_no_annotation_id_is_lost(tmp_path, ids):
+    """pycocotools takes a match with id 0 for none, and knows one object per id."""
+
+    def number(annotations):
+        for annotation, value in zip(annotations, ids, strict=True):
+            annotation.pop("id", None)
+            annotation |= {} if value is None else {"id": value}
+
+    dataset = rewritten(make_dataset(tmp_path, {1: [(0, BOX), (1, FAR)], 2: [(0, BOX)]}), number)
+    found = predict({1: [(0, BOX, 0.9), (1, FAR, 0.8)], 2: [(0, BOX, 0.7)]}, with_masks=True)
+    result = evaluate_coco(dataset, found, ("bbox", "segm")).metrics
+    assert result["bbox/AP"] == result["segm/AP"] == pytest.approx(100)
+
+
+@pytest.mark.parametrize("shape", [[10, 10, 50, 10, 50, 50], [[10, 10, 50, 50]], [[1, 2, 3, 4, 5]], []])
+def test_areas_of_objects_without_a_valid_polygon_are_their_boxes(tmp_path, shape):
+    dataset = make_dataset(tmp_path, {1: [(0, BOX)]}, tags=False)
+    rewritten(dataset, lambda rows: rows[0].update(segmentation=shape))
+    assert ground_truth(dataset).dataset["annotations"][0]["area"] == 1600
+    assert evaluate_coco(dataset, predict({1: [(0, BOX, 0.9)]})).metrics["bbox/APm"] == pytest.approx(100)
+
+
+@pytest.mark.parametrize("tags", [True, False])
+def test_invalid_parts_of_a_mask_are_left_out(tmp_path, tags):
+    """As the loader leaves them out; pycocotools reads four numbers that come first as a box, and fails."""
+    dataset = make_dataset(tmp_path, {1: [(0, BOX)]}, tags=tags)
+    rewritten(dataset, lambda rows: rows[0]["segmentation"].insert(0, [1, 2, 3, 4]))
+    assert ground_truth(dataset).dataset["annotations"][0]["area"] == 1600
+    result = evaluate_coco(dataset, predict({1: [(0, BOX, 0.9)]}, with_masks=True), ("bbox", "segm")).metrics
+    assert result["bbox/AP"] == result["segm/AP"] == pytest.approx(100)
 
 
 def test_crowd_regions_are_ignored(tmp_path):

@@ -66,14 +66,14 @@ def test_polygons_are_equal(flip: str, names: dict[str, str]) -> None:
     assert seen["sizes"] > 3 and seen["objects"] > 20
 
 
-def edit(root: Path, change: Any) -> str:
-    """Draw a set, let ``change`` edit its training annotations; the set's name."""
+def edit(root: Path, change: Any, split: str = "train") -> str:
+    """Draw a set, let ``change`` edit the annotations of a split; the split's name."""
     names = draw_detection_data(root)
-    path = root / "coco/annotations/instances_train.json"
+    path = root / f"coco/annotations/instances_{split}.json"
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))
-    return names["coco_train"]
+    return names[f"coco_{split}"]
 
 
 def odd_objects(content: dict[str, Any]) -> None:
@@ -151,6 +151,18 @@ def test_objects_without_a_mask_are_refused_alike(name: str, tmp_path: Path) -> 
     words = "MODEL.MASK_ON is True, but .* has an object without a mask .*train_000.jpg.*set MODEL.MASK_ON False"
     with pytest.raises(DataError, match=words):
         run_transfer(tiny_recipe("mask", names, tmp_path / "out"), "random", name)
+
+
+@pytest.mark.parametrize("name", ["torchvision", "detectron2"])
+def test_objects_to_find_without_a_valid_mask_are_refused_before_training(name: str, tmp_path: Path) -> None:
+    def change(content: dict[str, Any]) -> None:
+        content["annotations"][1]["segmentation"] = content["annotations"][1]["segmentation"][0]  # flat
+
+    edit(tmp_path, change, "test")
+    names = {f"coco_{split}": f"coco:{tmp_path / 'coco'}:{split}" for split in ("train", "test")}
+    with pytest.raises(DataError, match="1 objects of .*instances_test.json have no valid polygon .annotations"):
+        run_transfer(tiny_recipe("mask", names, tmp_path / "out"), "random", name)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

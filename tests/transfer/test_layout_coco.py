@@ -9,7 +9,7 @@ import shutil
 import pytest
 from PIL import Image
 
-from ssl_loc.transfer.datasets import get_detection_dataset
+from ssl_loc.transfer.datasets import get_detection_dataset, require_masks
 from ssl_loc.transfer.layout import check_layout
 from ssl_loc.utils.errors import DataError
 
@@ -191,8 +191,8 @@ def test_rows_that_do_not_fit_together(root):
     for words in (
         "1 images of .* lack id, file_name, height or width, .*first: .*000.jpg",
         "one id to several images: 1 .2.",
-        # The annotations of image 0 (no size), 1 (now 2) and 77 belong to nothing.
-        "image ids that the file does not declare: 3 .1, 2, 4.",
+        # The annotations of images 1 (now 2) and 77 belong to nothing; image 0 is declared, if badly.
+        "image ids that the file does not declare: 2 .2, 4.",
         "category ids that the file does not declare: 1 .5.",
         "no bbox of four numbers .x, y, width, height.: 2 .6, 7.",
         "one id to several annotations: 1 .7.",
@@ -243,8 +243,8 @@ def test_masks_where_they_are_wanted(root):
         rows[0].pop("segmentation")
         rows[1]["segmentation"] = []
         rows[2]["segmentation"] = [[1, 2, 3, 4]]  # two points
-        rows[3]["segmentation"] = {"size": [80, 100], "counts": "x"}
-        rows[4].update(segmentation={"size": [80, 100], "counts": "x"}, iscrowd=1)
+        rows[3]["segmentation"] = {"size": [80, 100], "counts": [0, 8000]}
+        rows[4].update(segmentation={"size": [80, 100], "counts": [0, 8000]}, iscrowd=1)
 
     changed(root, damage)
     report = look(root, masks=True)
@@ -254,6 +254,72 @@ def test_masks_where_they_are_wanted(root):
     # The image with nothing but a crowd has no object.
     assert empty.startswith("1 of 8 images have no object") and report.objects == 7
     assert look(root).ok
+
+
+def test_run_lengths_that_cannot_be_read(root):
+    def damage(content):
+        rows = content["annotations"]
+        rows[0]["segmentation"] = {"size": [80, 100], "counts": [0, 7999]}
+        rows[1]["segmentation"] = {"size": [100, 80], "counts": [0, 8000]}
+        rows[2]["segmentation"] = {"size": [80, 100]}
+        rows[3].update(segmentation=[], iscrowd=1)
+
+    changed(root, damage)
+    no_mask, broken = look(root, masks=True).problems
+    assert "have no segmentation: 1 (4)" in no_mask and "damaged run-length mask" in broken and "3 (1, 2, 3)" in broken
+    assert look(root).ok
+    for allowed in (True, False):
+        with pytest.raises(DataError, match=r"000.jpg cannot be read: its runs cover 7999 of 8000 pixels"):
+            require_masks(get_detection_dataset(f"coco:{root}:{SPLIT}"), to_find=allowed)
+
+
+def test_objects_to_find_need_a_valid_polygon(root):
+    """An object that training leaves out cannot be left out of what is to be found."""
+    flat, short = [10, 10, 40, 10, 40, 40], [[10, 10, 40, 40]]
+    changed(root, lambda c: [c["annotations"][n].update(segmentation=s) for n, s in ((1, flat), (5, short))])
+    dataset = get_detection_dataset(f"coco:{root}:{SPLIT}")
+    assert dataset.without_polygon == [2, 6] and sum(len(row["annotations"]) for row in dataset.dicts) == 6
+    require_masks(dataset)
+    with pytest.raises(
+        DataError, match=r"2 objects of .*instances_val2017.json have no valid polygon .annotations 2, 6"
+    ):
+        require_masks(dataset, to_find=True)
+    assert "have no segmentation: 2 (2, 6)" in one(look(root, masks=True).problems)
+
+
+def test_numbers_that_are_none(root):
+    changed(root, lambda c: c["annotations"][3].update(bbox=[float("nan"), 1, 2, 3]))
+    assert "no bbox of four numbers [x, y, width, height]: 1 (4)" in one(look(root).problems)
+    with pytest.raises(DataError, match=r"annotation 4 of .* has bbox .nan, 1, 2, 3.; expected .x, y, width, height"):
+        get_detection_dataset(f"coco:{root}:{SPLIT}")
+
+
+def test_sizes_written_as_fractions_are_whole_numbers(root):
+    changed(root, lambda c: [row.update(height=80.0, width=100.0) for row in c["images"]])
+    assert look(root, masks=True).ok and look(root).sizes_read == 8
+    row = get_detection_dataset(f"coco:{root}:{SPLIT}").dicts[0]
+    assert (row["height"], row["width"]) == (80, 100) and isinstance(row["height"], int)
+    for wrong in (80.5, "80", None, True):
+        changed(root, lambda c: c["images"][0].update(height=wrong))  # noqa: B023
+        assert "1 images of" in one(look(root).problems)
+        with pytest.raises(DataError, match="an image entry of .*000.jpg.*whole numbers"):
+            get_detection_dataset(f"coco:{root}:{SPLIT}")
+
+
+@pytest.mark.parametrize("category", [{"id": 9}, {"id": 9, "name": None}, {"name": "bird"}, "bird"])
+def test_categories_need_id_and_name(root, category):
+    changed(root, lambda c: c["categories"].append(category))
+    assert "1 categories of" in one(look(root).problems) and str(category) in one(look(root).problems)
+    with pytest.raises(DataError, match="a category of .*val2017.json is .*expected an id .a number. and a name"):
+        get_detection_dataset(f"coco:{root}:{SPLIT}")
+
+
+def test_files_in_other_encodings(root):
+    text = json_file(root).read_text().replace("dog", "hündin")
+    json_file(root).write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert look(root).ok and "hündin" in get_detection_dataset(f"coco:{root}:{SPLIT}").classes
+    json_file(root).write_bytes(text.encode("latin-1"))
+    assert "is not UTF-8 text (byte" in one(look(root).problems)
 
 
 def test_no_objects_at_all(root):

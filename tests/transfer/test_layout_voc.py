@@ -155,6 +155,56 @@ def test_broken_xml_and_boxes(devkit):
     assert "reach outside" in outside and "1 (000004.xml 'dog' 11 11 101 30)" in outside
 
 
+def test_numbers_that_are_none(devkit):
+    edit(devkit, 0, "<xmin>11</xmin>", "<xmin>nan</xmin>")
+    edit(devkit, 1, "<ymax>30</ymax>", "<ymax>inf</ymax>")
+    assert "xmin, ymin, xmax, ymax: 2 (000000.xml 'dog', 000001.xml 'dog')" in one(look(devkit).problems)
+    with pytest.raises(DataError, match="000000.xml: object 'dog' has box .*nan.*expected numbers xmin"):
+        get_detection_dataset(f"voc:{devkit}:2007:test")
+
+
+def test_difficult_is_zero_or_one(devkit):
+    edit(devkit, 0, "<difficult>0</difficult>", "<difficult>1.0</difficult>")
+    edit(devkit, 1, "<difficult>0</difficult>", "<difficult> </difficult>")
+    assert look(devkit).ok
+    rows = get_detection_dataset(f"voc:{devkit}:2007:test").dicts
+    assert [row["annotations"][0]["difficult"] for row in rows] == [1, 0, 0, 0, 0, 0, 0, 0]
+    for n, text in ((2, "Unspecified"), (3, "2"), (4, "0.5")):
+        edit(devkit, n, "<difficult>0</difficult>", f"<difficult>{text}</difficult>")
+    text = one(look(devkit).problems)
+    assert text.endswith("neither 0 nor 1: 3 (000002.xml 'dog' Unspecified, 000003.xml 'dog' 2, 000004.xml 'dog' 0.5)")
+    with pytest.raises(DataError, match="000002.xml: object 'dog' has <difficult>Unspecified</difficult>; expected 0"):
+        get_detection_dataset(f"voc:{devkit}:2007:test")
+
+
+def test_files_in_other_encodings(devkit):
+    lists, names = devkit / "VOC2007/ImageSets/Main/test.txt", devkit / "VOC2007/classes.txt"
+    # As Windows editors save them.
+    for path, text in ((lists, lists.read_text()), (names, "dog\r\ncaf\u00e9\r\n")):
+        path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert look(devkit).ok and look(devkit).images == 8
+    dataset = get_detection_dataset(f"voc:{devkit}:2007:test")
+    assert dataset.classes == ["dog", "café"] and dataset.dicts[0]["image_id"] == "000000"
+    names.write_bytes("dog\ncafé\n".encode("latin-1"))
+    assert f"{names} is not UTF-8 text (byte 7); save it as UTF-8" in one(look(devkit).problems)
+    with pytest.raises(DataError, match="classes.txt is not UTF-8 text"):
+        get_detection_dataset(f"voc:{devkit}:2007:test")
+    names.unlink()
+    lists.write_bytes("000000\nfigée\n".encode("latin-1"))
+    assert f"{lists} is not UTF-8 text (byte 10)" in one(look(devkit).problems)
+    with pytest.raises(DataError, match="test.txt is not UTF-8 text"):
+        get_detection_dataset(f"voc:{devkit}:2007:test")
+
+
+@pytest.mark.parametrize("encoding", ["gb2312", "nosuch"])
+def test_xml_in_an_encoding_that_the_parser_lacks(devkit, encoding):
+    path = devkit / "VOC2007/Annotations/000000.xml"
+    path.write_text(f'<?xml version="1.0" encoding="{encoding}"?>{path.read_text()}')
+    assert "not valid xml: 1 (000000.xml)" in one(look(devkit).problems)
+    with pytest.raises(DataError, match="000000.xml is not valid xml: .*encoding.*; save it as UTF-8"):
+        get_detection_dataset(f"voc:{devkit}:2007:test")
+
+
 def test_one_pixel_and_the_border_are_fine(devkit):
     # 1-based and inclusive: 100 is the last pixel of 100, and xmax == xmin is one pixel wide.
     edit(devkit, 0, "<annotation>", "<annotation><size><width>100</width><height>100</height></size>")

@@ -7,6 +7,7 @@ lists the images and never opens the json (100 s of MB) unless ground-truth mask
 from __future__ import annotations
 
 import logging
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,8 @@ def load_coco_instances(
         dicts: one per image, sorted by image id, images without annotations included: ``{file_name, height, width,
             image_id, annotations: [{bbox (x1, y1, x2, y2), bbox_mode "XYXY", category_id (contiguous), segmentation?
             (polygons or run-length dict), iscrowd, difficult}]}``. Crowds are kept with iscrowd = 1.
-        metadata: ``{classes, category_ids {contiguous: json id}, json_file, image_root}``.
+        metadata: ``{classes, category_ids {contiguous: json id}, without_polygon [ids of annotations left out],
+            json_file, image_root}``.
 
     Raises:
         DataError: the file is missing, is no instances json, or refers to images or categories it does not declare.
@@ -46,11 +48,15 @@ def load_coco_instances(
     lists = {name: content.get(name) if isinstance(content, dict) else None for name in ("images", "categories")}
     if not all(isinstance(value, list) for value in lists.values()):
         raise DataError(f"{json_file} is no COCO instances file; expected an object with 'images' and 'categories'")
+    for category in content["categories"]:
+        if not is_category(category):
+            raise DataError(f"a category of {json_file} is {category!r}; expected an id (a number) and a name (text)")
     categories = sorted(content["categories"], key=lambda c: c["id"])
     contiguous = {category["id"]: i for i, category in enumerate(categories)}
-    rows = {image["id"]: _image_dict(image, json_file, image_root) for image in content["images"]}
-    skipped = 0
-    for annotation in content.get("annotations", []):
+    dicts = [_image_dict(image, json_file, image_root) for image in content["images"]]
+    rows = {row["image_id"]: row for row in dicts}
+    without_polygon = []
+    for annotation in content.get("annotations") or []:
         row = rows.get(annotation.get("image_id"))
         if row is None:
             raise DataError(
@@ -58,14 +64,16 @@ def load_coco_instances(
                 "which the file does not declare"
             )
         instance = _instance(annotation, contiguous, json_file)
-        skipped += instance is None
-        if instance is not None:
+        if instance is None:
+            without_polygon.append(annotation.get("id", "without id"))
+        else:
             row["annotations"].append(instance)
-    if skipped:
-        _LOGGER.warning("%s: %d instances without a valid polygon were left out", json_file, skipped)
+    if without_polygon:
+        _LOGGER.warning("%s: %d instances without a valid polygon were left out", json_file, len(without_polygon))
     metadata = {
         "classes": [category["name"] for category in categories],
         "category_ids": {i: category["id"] for i, category in enumerate(categories)},
+        "without_polygon": without_polygon,
         "json_file": str(json_file),
         "image_root": str(image_root),
     }
@@ -76,13 +84,38 @@ def _image_dict(image: dict[str, Any], json_file: str | os.PathLike, root: str |
     try:
         return {
             "file_name": str(safe_join(root, image["file_name"])),
-            "height": int(image["height"]),
-            "width": int(image["width"]),
+            "height": _pixels(image["height"]),
+            "width": _pixels(image["width"]),
             "image_id": image["id"],
             "annotations": [],
         }
     except KeyError as error:
         raise DataError(f"an image entry of {json_file} lacks {error}: {image}") from None
+    except (TypeError, ValueError):
+        raise DataError(
+            f"an image entry of {json_file} is {image}; expected id, file_name (text), height and width (whole numbers)"
+        ) from None
+
+
+def _pixels(value: Any) -> int:
+    if not is_whole(value):
+        raise ValueError
+    return int(value)
+
+
+def is_whole(value: Any) -> bool:
+    """A whole number, also one that a tool has written as 480.0."""
+    return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and value.is_integer())
+
+
+def is_category(value: Any) -> bool:
+    """An entry of a json's categories that has what is needed."""
+    return isinstance(value, dict) and is_whole(value.get("id")) and isinstance(value.get("name"), str)
+
+
+def is_polygon(value: Any) -> bool:
+    """Three points at least; a flat list of numbers, as hand-made files have it for a mask, is no list of them."""
+    return isinstance(value, list) and len(value) >= MIN_POLYGON_NUMBERS and len(value) % 2 == 0
 
 
 def _instance(annotation: dict[str, Any], contiguous: dict[int, int], json_file: Any) -> dict[str, Any] | None:
@@ -90,6 +123,8 @@ def _instance(annotation: dict[str, Any], contiguous: dict[int, int], json_file:
     name = f"annotation {annotation.get('id')} of {json_file}"
     try:
         x, y, w, h = (float(v) for v in annotation["bbox"])
+        if not all(map(math.isfinite, (x, y, w, h))):
+            raise ValueError
         category = contiguous[annotation["category_id"]]
     except KeyError as error:
         if error.args[0] in ("bbox", "category_id"):
@@ -106,9 +141,7 @@ def _instance(annotation: dict[str, Any], contiguous: dict[int, int], json_file:
     }
     segmentation = annotation.get("segmentation")
     if isinstance(segmentation, list) and segmentation:
-        # A flat list of numbers, as hand-made files have it, is no list of polygons.
-        lists = [p for p in segmentation if isinstance(p, list)]
-        segmentation = [p for p in lists if len(p) >= MIN_POLYGON_NUMBERS and len(p) % 2 == 0]
+        segmentation = [part for part in segmentation if is_polygon(part)]
         if not segmentation:
             return None
     if segmentation:

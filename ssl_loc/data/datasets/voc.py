@@ -7,6 +7,7 @@ DEVKIT/VOC<YEAR>/classes.txt.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +35,7 @@ def voc_class_names(voc_dir: str | os.PathLike) -> list[str]:
     file = Path(voc_dir) / CLASS_FILE
     if not file.is_file():
         return list(VOC_CLASSES)
-    return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return read_lines(file)
 
 
 def read_split(voc_dir: str | os.PathLike, split: str) -> list[str]:
@@ -42,7 +43,36 @@ def read_split(voc_dir: str | os.PathLike, split: str) -> list[str]:
     file = safe_join(Path(voc_dir) / "ImageSets" / "Main", f"{split}.txt")
     if not file.is_file():
         raise missing("VOC split file", file, _layout(voc_dir, split))
-    return [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [line.split()[0] for line in read_lines(file)]
+
+
+def read_lines(file: Path) -> list[str]:
+    """Lines of a text file in UTF-8 (with or without the mark that Windows editors put first), empty ones left out.
+
+    Raises:
+        DataError: it is in another encoding.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{file} is not UTF-8 text (byte {error.start}); save it as UTF-8, for example iconv -f LATIN1 -t UTF-8"
+        ) from None
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def read_xml(file: Path) -> ElementTree.Element:
+    """Root of an annotation file.
+
+    Raises:
+        DataError: it is no xml, or in an encoding that the parser does not have.
+    """
+    try:
+        return ElementTree.parse(file).getroot()
+    except ElementTree.ParseError as error:
+        raise DataError(f"{file} is not valid xml: {error}") from None
+    except (LookupError, ValueError) as error:  # as the parser says of encodings
+        raise DataError(f"{file} is not valid xml: {error}; save it as UTF-8") from None
 
 
 def load_voc_instances(
@@ -90,10 +120,7 @@ def _read_image(voc_dir: Path, image_id: str, path: str, ids: dict[str, int]) ->
     file = safe_join(voc_dir / "Annotations", f"{image_id}.xml")
     if not file.is_file():
         raise missing(f"annotation of image '{image_id}'", file, "VOC xml, one file per image of the split")
-    try:
-        root = ElementTree.parse(file).getroot()
-    except ElementTree.ParseError as error:
-        raise DataError(f"{file} is not valid xml: {error}") from None
+    root = read_xml(file)
     height, width = _size(root, path)
     annotations = [_read_object(node, ids, file) for node in root.findall("object")]
     return {"file_name": path, "height": height, "width": width, "image_id": image_id, "annotations": annotations}
@@ -123,6 +150,8 @@ def _read_object(node: ElementTree.Element, ids: dict[str, int], file: Path) -> 
     corners = [None if box is None else box.findtext(tag) for tag in ("xmin", "ymin", "xmax", "ymax")]
     try:
         xmin, ymin, xmax, ymax = (float(c or "missing") for c in corners)
+        if not all(map(math.isfinite, (xmin, ymin, xmax, ymax))):
+            raise ValueError
     except ValueError:
         raise DataError(f"{file}: object '{name}' has box {corners}; expected numbers xmin, ymin, xmax, ymax") from None
     return {
@@ -130,8 +159,25 @@ def _read_object(node: ElementTree.Element, ids: dict[str, int], file: Path) -> 
         "bbox_mode": "XYXY",
         "category_id": ids[name],
         "iscrowd": 0,
-        "difficult": int((node.findtext("difficult") or "0").strip() or 0),
+        "difficult": _difficult(node, file),
     }
+
+
+def _difficult(node: ElementTree.Element, file: Path) -> int:
+    text = (node.findtext("difficult") or "").strip()
+    if (value := difficult_flag(text)) is None:
+        name = (node.findtext("name") or "").strip()
+        raise DataError(f"{file}: object '{name}' has <difficult>{text}</difficult>; expected 0 or 1, or leave it out")
+    return value
+
+
+def difficult_flag(text: str) -> int | None:
+    """0 or 1; None for what is neither (some tools write "Unspecified"). Nothing is 0."""
+    try:
+        value = float(text or 0)
+    except ValueError:
+        return None
+    return int(value) if value in (0, 1) else None
 
 
 def load_voc(devkit: str, year: str, split: str, *, annotations: bool = False) -> Dataset:
