@@ -36,9 +36,9 @@ examples:
   # five seeds, mean and standard deviation; the same command goes on after a stop
   tools/finetune_det.py --config-file ... --weights backbone.pth --seeds 5 OUTPUT_DIR output/det
 
-  # evaluate a detector that was fine-tuned before
+  # evaluate a detector that was fine-tuned before, into a folder of its own
   tools/finetune_det.py --config-file configs/detection/quick/voc_R18_C4.yaml --eval-only \\
-      --weights output/detection/quick_voc_R18_C4/model_final.pth
+      --weights output/detection/quick_voc_R18_C4/model_final.pth OUTPUT_DIR output/evaluation
 
 what OUTPUT_DIR holds afterwards:
   report.html (look here first)  recipe.yaml  log.txt  metrics.jsonl (losses)  model_final.pth  result.json (AP,

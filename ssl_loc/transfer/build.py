@@ -56,6 +56,7 @@ class TransferJob:
         output_dir: where logs, checkpoints and the engine's own config go.
         trunk: weights to start from; None for evaluation only.
         detector: a detector checkpoint of the same engine, for evaluation only; else None.
+        classes: names of the test sets' classes, by number; empty where unknown. Training set and detector must agree.
         resume: continue from ``output_dir``'s last checkpoint if there is one.
         clock: engines time their "training" and "prediction" with it.
         stop: engines ask it between two steps.
@@ -65,6 +66,7 @@ class TransferJob:
     output_dir: Path
     trunk: Trunk | None = None
     detector: Path | None = None
+    classes: tuple[str, ...] = ()
     resume: bool = False
     clock: Clock = field(default_factory=Clock, compare=False)
     stop: Stop = field(default_factory=Stop, compare=False)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ssl_loc.structures import Result
+from ssl_loc.transfer.output_folder import check_folder
 from ssl_loc.transfer.published import PUBLISHED, read_published
 from ssl_loc.transfer.recipe import Recipe
 from ssl_loc.transfer.run import RESULT_FILE, run_transfer
@@ -41,11 +42,12 @@ def finetune(
         config_file: file of the recipe; the published numbers in its header go into the result.
 
     Raises:
-        ConfigError: ``seeds`` together with ``eval_only``.
+        ConfigError: ``seeds`` together with ``eval_only``; OUTPUT_DIR cannot be written into or holds another run.
     """
     if seeds and eval_only:
         raise ConfigError("--seeds fine-tunes and --eval-only does not: leave one of them out")
 
+    check_folder(recipe.OUTPUT_DIR)
     published = read_published(config_file) if config_file else {}
 
     def once(recipe: Recipe, resume: bool) -> Result | None:

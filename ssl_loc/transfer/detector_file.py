@@ -32,7 +32,7 @@ TORCHVISION, DETECTRON2 = "torchvision", "detectron2"
 DETECTOR_VERSION = 1
 FINAL = "model_final.pth"
 # What a file says about itself; the torchvision engine's has these beside "model", detectron2's under "about".
-ABOUT = ("recipe", "backbone", "trunk", "processes")
+ABOUT = ("recipe", "backbone", "trunk", "processes", "classes")
 # Tensors that old detectron2 files hold and newer ones compute: constants of the config.
 _CONSTANTS = ("pixel_mean", "pixel_std", "proposal_generator.anchor_generator.")
 
@@ -44,8 +44,8 @@ class DetectorFile:
     Attributes:
         engine: whose names and layout ``model`` has, "torchvision" or "detectron2".
         model: every tensor of the detector, on the CPU.
-        about: "recipe", "backbone", "trunk" and "processes" (their number) as far as the file tells them; nothing if
-            detectron2's own trainer wrote it.
+        about: "recipe", "backbone", "trunk", "processes" (their number) and "classes" (names in order) as far as the
+            file tells them; nothing if detectron2's own trainer wrote it.
         constants: pixel statistics and anchors that an old detectron2 stored as tensors.
         content: the whole file, for resuming.
     """

@@ -10,7 +10,7 @@ from ssl_loc.transfer.detector_file import read_detector
 from ssl_loc.transfer.recipe import Recipe
 from ssl_loc.transfer.scaling import scale_to_processes
 from ssl_loc.utils.comm import get_world_size
-from ssl_loc.utils.errors import WeightsError
+from ssl_loc.utils.errors import ConfigError, WeightsError
 
 logger = logging.getLogger(__name__)
 
@@ -60,35 +60,47 @@ def last_checkpoint(output_dir: Path) -> Path | None:
     return path
 
 
-def check_continues(recipe: Recipe, output_dir: Path) -> None:
+def check_continues(recipe: Recipe, output_dir: Path, trunk: str, processes: int | None = None) -> None:
     """Whether ``--resume`` goes on with the same run; says what starts anew and which keys changed.
 
+    Args:
+        recipe: scaled to ``processes``.
+        trunk: digest of the trunk that is given now.
+        processes: of the run to be; None takes those that are here.
+
     Raises:
-        ConfigError: a key differs that would change the run; all such keys are listed.
+        ConfigError: another trunk, or a key differs that would change the run; all such keys are listed.
         WeightsError: the checkpoint cannot be read.
     """
     path = last_checkpoint(output_dir)
     if path is None:
         logger.info("--resume: no checkpoint in %s, so the run starts at iteration 0", output_dir)
         return
+    world = get_world_size() if processes is None else processes
     about = read_detector(path).about
+    _require_same_trunk(about.get("trunk", {}).get("digest"), trunk, path)
     if "recipe" in about:
-        now = scale_to_processes(recipe, get_world_size()).to_dict()
+        now = scale_to_processes(recipe, world).to_dict()
         instead = "start a new run with another OUTPUT_DIR"
         for change in check_resumable(about["recipe"], now, str(path), FREE_KEYS, instead):
             logger.info("changed since %s: %s", path.name, change)
-    before = about.get("processes", get_world_size())
-    if before != get_world_size():
+    before = about.get("processes", world)
+    if before != world:
         logger.warning(
             "%s was written by %d processes and %d continue it: the images come in another order, so the weights will "
             "not be those of a run without a stop",
             path.name,
             before,
-            get_world_size(),
+            world,
         )
 
 
-def warn_of_other_trunk(before: str | None, now: str | None) -> None:
-    """Say so if the run to continue began with other weights (digests)."""
-    if before != now:
-        logger.warning("the run to resume began with trunk %s, not %s; its own weights are kept", before, now)
+def _require_same_trunk(before: str | None, now: str, path: Path) -> None:
+    """The numbers of a run stand beside the digest of the trunk that it is given."""
+    if before is None:
+        logger.warning("%s does not say which trunk its run began with; it is taken to be this one (%s)", path, now)
+    elif before != now:
+        raise ConfigError(
+            f"--resume: the run of {path} began with trunk {before}, and --weights gives trunk {now}; give the weights "
+            "that it began with, or another OUTPUT_DIR for a new run"
+        )

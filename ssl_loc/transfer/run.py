@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from ssl_loc.checkpoint.files import tensor_digest
 from ssl_loc.engine.signals import StopRequest
 from ssl_loc.structures.result import Result
 from ssl_loc.transfer.build import DetectionEngine, TransferJob, Trunk, choose_engine
+from ssl_loc.transfer.class_names import require_equal_classes
 from ssl_loc.transfer.detection_scores import DetectionScores, class_table, save_scores
+from ssl_loc.transfer.output_folder import RESULT_FILE, check_output
 from ssl_loc.transfer.recipe import Recipe, dataset_names, edited, load_recipe
 from ssl_loc.transfer.resume import check_continues
 from ssl_loc.transfer.scaling import scale_to_processes
@@ -29,7 +32,7 @@ PROTOCOL = "detection"
 # Raised whenever the same recipe would give other numbers; numbers of two versions are not compared.
 PROTOCOL_VERSION = "1"
 RANDOM = "random"
-RECIPE_FILE, RESULT_FILE = "recipe.yaml", "result.json"
+RECIPE_FILE = "recipe.yaml"
 
 
 def run_transfer(
@@ -38,7 +41,7 @@ def run_transfer(
     """Fine-tune a detector from ``weights`` and evaluate it; everything goes to ``recipe.OUTPUT_DIR``.
 
     Args:
-        weights: an exported backbone file, "random" (or "none"), or, with ``eval_only``, a detector checkpoint.
+        weights: an exported backbone file, "random", or, with ``eval_only``, a detector checkpoint.
         engine: overrides TRANSFER.ENGINE.
 
     Returns:
@@ -63,15 +66,17 @@ def _run(recipe: Recipe, weights: str, engine: str | None, eval_only: bool, resu
     chosen = choose_engine(engine or recipe.TRANSFER.ENGINE)
     recipe = with_seed(recipe, resume)
     output_dir = Path(recipe.OUTPUT_DIR)
+    check_output(output_dir, eval_only, resume)
     # Here, so that the result tells the schedule that ran; recipe.yaml keeps what was asked for.
     scaled = scale_to_processes(recipe, get_world_size())
     if eval_only:
         job = TransferJob(scaled, output_dir, detector=_detector_file(weights), stop=stop)
     else:
         job = TransferJob(scaled, output_dir, trunk=open_trunk(recipe, weights), resume=resume, stop=stop)
-    if job.resume:
-        check_continues(scaled, output_dir)
+    if job.trunk and job.resume:
+        check_continues(scaled, output_dir, job.trunk.digest)
     datasets = _load_test_sets(recipe)
+    job = replace(job, classes=tuple(next(iter(datasets.values())).classes))
     if is_main_process():
         # An older result would call this run finished while it is not.
         (output_dir / RESULT_FILE).unlink(missing_ok=True)
@@ -110,13 +115,25 @@ def with_seed(recipe: Recipe, resume: bool = False) -> Recipe:
 
 def open_trunk(recipe: Recipe, weights: str) -> Trunk:
     """Read (or randomly initialise) the trunk, and refuse a recipe that contradicts it."""
-    if weights in (RANDOM, "none", ""):
-        trunk = random_trunk(recipe)
-    else:
-        trunk = read_trunk(weights)
+    trunk = find_trunk(recipe, weights)
+    if trunk.source != RANDOM:
         logger.info("trunk %s (digest %s): %s", weights, trunk.digest, describe(trunk.meta))
     check_trunk(recipe, trunk.meta, random=trunk.source == RANDOM)
     return trunk
+
+
+def find_trunk(recipe: Recipe, weights: str) -> Trunk:
+    """The trunk that --weights asks for, not yet compared with the recipe.
+
+    Raises:
+        WeightsError: ``weights`` is empty, or no file of a trunk.
+    """
+    if not weights.strip():
+        raise WeightsError(
+            "--weights is empty (a shell variable that is not set?); expected a backbone exported by "
+            f"tools/export_backbone.py, or --weights {RANDOM} to train from scratch"
+        )
+    return random_trunk(recipe) if weights == RANDOM else read_trunk(weights)
 
 
 def read_trunk(path: str) -> Trunk:
@@ -183,9 +200,7 @@ def _load_test_sets(recipe: Recipe) -> dict[str, Any]:
     from ssl_loc.transfer.datasets import get_detection_dataset, require_masks
     from ssl_loc.transfer.metrics import check_evaluator
 
-    names = dataset_names(recipe.DATASETS.TEST)
-    if not names:
-        raise ConfigError("DATASETS.TEST is empty; expected at least one dataset, for example ('voc_2007_test',)")
+    names = test_names(recipe)
     datasets = {name: get_detection_dataset(name) for name in names}
     for name, dataset in datasets.items():
         check_classes(recipe, dataset)
@@ -193,7 +208,18 @@ def _load_test_sets(recipe: Recipe) -> dict[str, Any]:
         if recipe.MODEL.MASK_ON:
             require_masks(dataset, to_find=True)
         logger.info("test set %s: %d images, %d classes", name, len(dataset.dicts), len(dataset.classes))
+        require_equal_classes(datasets[names[0]].classes, names[0], dataset.classes, name)
     return datasets
+
+
+def test_names(recipe: Recipe) -> list[str]:
+    """DATASETS.TEST; raises :class:`ConfigError` if it names no dataset or one twice."""
+    names = dataset_names(recipe.DATASETS.TEST)
+    if not names:
+        raise ConfigError("DATASETS.TEST is empty; expected at least one dataset, for example ('voc_2007_test',)")
+    if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+        raise ConfigError(f"DATASETS.TEST names {', '.join(twice)} more than once; name each test set once")
+    return names
 
 
 def check_classes(recipe: Recipe, dataset: Any) -> None:

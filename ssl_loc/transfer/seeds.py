@@ -13,6 +13,7 @@ from ssl_loc.checkpoint.resume import flatten
 from ssl_loc.structures.result import Result
 from ssl_loc.transfer.build import DetectionEngine, choose_engine
 from ssl_loc.transfer.detector_file import read_detector
+from ssl_loc.transfer.output_folder import check_seeds_output
 from ssl_loc.transfer.published import PUBLISHED
 from ssl_loc.transfer.recipe import ALL_DEFAULTS, Recipe, edited, load_recipe
 from ssl_loc.transfer.resume import last_checkpoint
@@ -107,6 +108,7 @@ def plan_seeds(recipe: Recipe, weights: str, seeds: Sequence[int], engine: Detec
     states, problem = [], ""
     if is_main_process():
         try:
+            check_seeds_output(Path(recipe.OUTPUT_DIR))
             states = [_state(run, weights, engine) for run in runs]
         except UserError as error:
             problem = str(error)

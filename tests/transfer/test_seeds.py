@@ -149,17 +149,18 @@ def test_a_drawn_seed_is_on_record_and_kept_by_resume(go: Callable, names: dict[
     assert seed >= 0 and FakeEngine.ran == [(seed, False)]
     recipe = tiny_recipe("FPN", names, out, "SEED", -1)
     assert with_seed(recipe, resume=True).SEED == seed
+    (out / "result.json").unlink()
     go([], "SEED", -1, resume=True)
     assert FakeEngine.ran == [(seed, False), (seed, True)]
     assert {with_seed(recipe).SEED for _ in range(3)} != {seed}
 
 
-def test_a_run_that_begins_is_no_longer_finished(go: Callable, tmp_path: Path) -> None:
+def test_seeds_do_not_overwrite_a_single_run(go: Callable, tmp_path: Path) -> None:
     go([], "SEED", 1)
-    FakeEngine.dies_at = 1
-    with pytest.raises(KeyboardInterrupt):
-        go([], "SEED", 1)
-    assert not (tmp_path / "out" / "result.json").exists()
+    before = (tmp_path / "out" / "result.json").read_bytes()
+    with pytest.raises(ConfigError, match="holds a single run .a finished one, result.json., whose result"):
+        go([1])
+    assert (tmp_path / "out" / "result.json").read_bytes() == before and len(FakeEngine.ran) == 1
 
 
 def test_a_begun_seed_of_other_weights_is_refused(

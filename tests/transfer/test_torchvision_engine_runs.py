@@ -155,6 +155,7 @@ def test_folders_and_files_of_another_kind_say_what_to_give(names: dict[str, str
     (tmp_path / "out/last_checkpoint").write_text("../d2.pth\n")
     with pytest.raises(WeightsError, match=words):
         run(recipe, resume=True)
+    (tmp_path / "out/last_checkpoint").unlink()
     trunk.state["conv1.weight"][0] = math.nan
     digest = tensor_digest(trunk.state)
     torch.save(

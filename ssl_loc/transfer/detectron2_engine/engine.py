@@ -19,6 +19,7 @@ from torch import nn
 
 from ssl_loc.transfer import running_statistics
 from ssl_loc.transfer.build import TransferJob
+from ssl_loc.transfer.class_names import TEST_SETS, check_detector_classes, require_equal_classes
 from ssl_loc.transfer.datasets import DetectionDataset, get_detection_dataset, get_detection_datasets, require_masks
 from ssl_loc.transfer.detector_check import open_detector
 from ssl_loc.transfer.detector_file import DETECTRON2, load_detector_into
@@ -55,6 +56,8 @@ def run_job(job: TransferJob) -> dict[str, list[ImagePrediction]]:
     recipe = seeded(scale_to_processes(job.recipe, comm.get_world_size()))
     _local_process_group()
     detector = None if job.detector is None else open_detector(job.detector, recipe)
+    if detector is not None:
+        check_detector_classes(detector, job.classes)
     stored = detector.backbone() if detector else job.trunk.meta.get("backbone") if job.trunk else None
     description = stored or described_backbone(recipe)
     cfg = make_config(job, recipe, description)
@@ -121,6 +124,9 @@ def train(
         RunStopped: ``job.stop`` asked for it; a checkpoint is written.
     """
     dataset = _training_set(recipe)
+    if job.classes:
+        require_equal_classes(dataset.classes, dataset.name, job.classes, TEST_SETS)
+    about.add(classes=list(dataset.classes))
     loader = TrainingLoader(cfg, dataset, recipe.SEED)
     logger.info("training on %d of the %d images of %s", len(loader), len(dataset), dataset.name)
     optimizer = build_optimizer(cfg, model)

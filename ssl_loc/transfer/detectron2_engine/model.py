@@ -19,7 +19,7 @@ from ssl_loc.transfer.build import Trunk
 from ssl_loc.transfer.detector_file import DETECTRON2, read_to_continue
 from ssl_loc.transfer.detectron2_engine.heads import Res5ROIHeadsExtraNorm  # noqa: F401  (registers the head)
 from ssl_loc.transfer.detectron2_engine.noise import quiet
-from ssl_loc.transfer.resume import LAST, warn_of_other_trunk
+from ssl_loc.transfer.resume import LAST
 from ssl_loc.transfer.weights import FRESH_DETECTRON2, detectron2_key, load_trunk, shorten
 from ssl_loc.utils import comm
 from ssl_loc.utils.errors import WeightsError
@@ -105,6 +105,9 @@ class About:
         """Called by the checkpointer when it saves."""
         return dict(self._values)
 
+    def add(self, **values: Any) -> None:
+        """Say more."""
+        self._values.update(values)
+
     def load_state_dict(self, stored: dict[str, Any]) -> None:
-        """Called on resume: says so if the run began with other weights."""
-        warn_of_other_trunk(stored.get("trunk", {}).get("digest"), self._values.get("trunk", {}).get("digest"))
+        """Called on resume; whether the runs are one was asked before (:mod:`ssl_loc.transfer.resume`)."""

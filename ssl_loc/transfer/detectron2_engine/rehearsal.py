@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ssl_loc.transfer.build import TransferJob
+from ssl_loc.transfer.class_names import check_detector_classes
 from ssl_loc.transfer.detector_check import open_detector
 from ssl_loc.transfer.detector_file import DETECTRON2, load_detector_into
 from ssl_loc.transfer.detectron2_engine.config import adapt_cfg_to_host, to_detectron2
@@ -27,6 +28,8 @@ def rehearse(job: TransferJob) -> str:
     """See :class:`ssl_loc.transfer.build.DetectionEngine`."""
     recipe = job.recipe
     detector = None if job.detector is None else open_detector(job.detector, recipe)
+    if detector is not None:
+        check_detector_classes(detector, job.classes)
     stored = detector.backbone() if detector else job.trunk.meta.get("backbone") if job.trunk else None
     cfg = to_detectron2(recipe)
     shape = TrunkShape.from_description(stored or described_backbone(recipe))

@@ -17,7 +17,7 @@ def save_detector(output_dir: Path, name: str, content: dict[str, Any]) -> Path:
     Args:
         content: "model" and "optimizer" states, "iteration" (completed), "unfinished" (what follows that iteration is
             still to be done: evaluation, PreciseBN), "own_statistics" (of every process), "scaler", and about the run:
-            "recipe", "backbone", "trunk", "processes".
+            "recipe", "backbone", "trunk", "processes", "classes".
     """
     path = output_dir / name
     header = {"format": DETECTOR_FORMAT, "version": DETECTOR_VERSION, "engine": TORCHVISION}

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ssl_loc.transfer.build import TransferJob
+from ssl_loc.transfer.class_names import TEST_SETS, check_detector_classes, require_equal_classes
 from ssl_loc.transfer.datasets import get_detection_dataset
 from ssl_loc.transfer.detector_check import open_detector
 from ssl_loc.transfer.detector_file import (
@@ -20,11 +21,11 @@ from ssl_loc.transfer.detector_file import (
 from ssl_loc.transfer.metrics import evaluate, headline
 from ssl_loc.transfer.predictions import ImagePrediction
 from ssl_loc.transfer.recipe import Recipe, architecture, dataset_names, edited
-from ssl_loc.transfer.resume import last_checkpoint, warn_of_other_trunk
+from ssl_loc.transfer.resume import last_checkpoint
 from ssl_loc.transfer.scaling import scale_to_processes
 from ssl_loc.transfer.stop import Stop
 from ssl_loc.transfer.torchvision_engine.honoured import check_recipe
-from ssl_loc.transfer.torchvision_engine.loader import training_records
+from ssl_loc.transfer.torchvision_engine.loader import training_set
 from ssl_loc.transfer.torchvision_engine.model import Detector, build_detector
 from ssl_loc.transfer.torchvision_engine.predict import predict_dataset
 from ssl_loc.transfer.torchvision_engine.solver import build_optimizer
@@ -96,17 +97,21 @@ def new_detector(job: TransferJob, recipe: Recipe) -> Detector:
 
 def _trained(job: TransferJob, recipe: Recipe, device: torch.device, asked: Recipe) -> Detector:
     assert job.trunk is not None
+    data = training_set(recipe)
+    if job.classes:
+        require_equal_classes(data.classes, data.name, job.classes, TEST_SETS)
     model = new_detector(job, recipe).to(device)
     about = {
         "recipe": asked.to_dict(),
         "backbone": job.trunk.meta["backbone"],
         "trunk": {"source": job.trunk.source, "digest": job.trunk.digest},
+        "classes": list(data.classes),
     }
     trainer = Trainer(
         recipe,
         model.train(),
         build_optimizer(recipe, model),
-        training_records(recipe),
+        data.dicts,
         job.output_dir,
         about,
         lambda done: _evaluate_between(recipe, model, done, job.stop),
@@ -115,7 +120,6 @@ def _trained(job: TransferJob, recipe: Recipe, device: torch.device, asked: Reci
     found = last_checkpoint(job.output_dir) if job.resume else None
     if found is not None:
         content = read_to_continue(found, TORCHVISION)
-        warn_of_other_trunk(content.get("trunk", {}).get("digest"), job.trunk.digest)
         restore_detector(model, content["model"], found)
         trainer.resume(content)
         logger.info("resumed from %s after %d iterations", found, trainer.start)
@@ -139,6 +143,7 @@ def _evaluate_between(recipe: Recipe, model: Detector, done: int, stop: Stop) ->
 def _loaded(job: TransferJob, recipe: Recipe, device: torch.device) -> Detector:
     assert job.detector is not None  # the caller asked
     file = open_detector(job.detector, recipe)
+    check_detector_classes(file, job.classes)
     model = build_detector(recipe, file.backbone())
     load_detector_into(model, file, TORCHVISION)
     return model.to(device)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ssl_loc.data.workers import WorkerSetup
-from ssl_loc.transfer.datasets import get_detection_datasets, require_masks, require_polygons
+from ssl_loc.transfer.datasets import DetectionDataset, get_detection_datasets, require_masks, require_polygons
 from ssl_loc.transfer.recipe import Recipe, dataset_names
 from ssl_loc.transfer.sampling import Slot, TrainingBatches, without_empty
 from ssl_loc.transfer.torchvision_engine.mapper import Example, Mapper
@@ -41,7 +42,12 @@ class Records(Dataset):
 
 
 def training_records(recipe: Recipe) -> list[dict[str, Any]]:
-    """Records of DATASETS.TRAIN, without images that have nothing to learn from (unless the recipe keeps them)."""
+    """Records of :func:`training_set`."""
+    return training_set(recipe).dicts
+
+
+def training_set(recipe: Recipe) -> DetectionDataset:
+    """DATASETS.TRAIN, without images that have nothing to learn from (unless the recipe keeps them)."""
     dataset = get_detection_datasets(dataset_names(recipe.DATASETS.TRAIN))
     if len(dataset.classes) != recipe.MODEL.ROI_HEADS.NUM_CLASSES:
         raise ConfigError(
@@ -61,7 +67,7 @@ def training_records(recipe: Recipe) -> list[dict[str, Any]]:
         records = kept
     if not records:
         raise DataError(f"{dataset.name} has no image with an object; nothing to train on")
-    return records
+    return replace(dataset, dicts=records)
 
 
 def training_loader(recipe: Recipe, records: list[dict[str, Any]], start: int = 0) -> Batches:

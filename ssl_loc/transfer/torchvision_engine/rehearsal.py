@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ssl_loc.transfer.build import TransferJob
+from ssl_loc.transfer.class_names import check_detector_classes
 from ssl_loc.transfer.detector_check import open_detector
 from ssl_loc.transfer.detector_file import TORCHVISION, load_detector_into
 from ssl_loc.transfer.recipe import architecture
@@ -19,6 +20,7 @@ def rehearse(job: TransferJob) -> str:
     torch.manual_seed(recipe.SEED)
     if job.detector is not None:
         file = open_detector(job.detector, recipe)
+        check_detector_classes(file, job.classes)
         model = build_detector(recipe, file.backbone())
         load_detector_into(model, file, TORCHVISION)
         return f"all {len(model.state_dict())} tensors of the detector are filled"
