@@ -144,6 +144,6 @@ def missing(what: str, path: str | os.PathLike, layout: str) -> DataError:
     """The one sentence for data that is not there: what was looked for, the layout expected, what to set."""
     return DataError(
         f"no {what} at {Path(path).absolute()}; expected layout: {layout}. Give a path form that points to your "
-        f"data (DATA.TRAIN; in a detection recipe DATASETS.TRAIN, DATASETS.TEST), or set ${ROOT_VARIABLE} to the folder "
-        f"that holds named datasets (now {dataset_root().absolute()})"
+        f"data (DATA.TRAIN; in a detection recipe DATASETS.TRAIN, DATASETS.TEST), or set ${ROOT_VARIABLE} to the "
+        f"folder that holds named datasets (now {dataset_root().absolute()})"
     )

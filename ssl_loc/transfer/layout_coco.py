@@ -230,13 +230,11 @@ def _read_annotation(found: _Found, annotation: dict[str, Any], row: dict[str, A
     number = annotation.get("id", "?")
     if annotation.get("category_id") not in known:
         found.no_category.append(number)
+    _read_mask(found, annotation, row, number)
     if annotation.get("iscrowd", 0):
         found.crowds += 1
-        if not annotation.get("segmentation"):
-            found.no_mask.append(number)
         return
     found.with_objects.add(row["id"])
-    _read_mask(found, annotation, row, number)
     try:
         x, y, width, height = (float(value) for value in annotation["bbox"])
         if not all(map(math.isfinite, (x, y, width, height))):
@@ -259,7 +257,7 @@ def _read_mask(found: _Found, annotation: dict[str, Any], row: dict[str, Any], n
         except DataError:
             found.broken_mask.append(number)
         else:
-            found.run_length.append(number)
+            found.run_length += [] if annotation.get("iscrowd", 0) else [number]  # crowds are always written so
     elif not isinstance(shape, list) or not any(map(is_polygon, shape)):
         found.no_mask.append(number)
 

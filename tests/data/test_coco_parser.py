@@ -84,6 +84,8 @@ def test_values_by_hand(tree, caplog):
     [
         (lambda c: c["images"][0].update(file_name="../../etc/passwd"), "leaves its root"),
         (lambda c: c["images"][0].pop("file_name"), "lacks 'file_name'"),
+        (lambda c: c["images"][0].pop("id"), "lacks 'id'"),
+        (lambda c: c["images"].append("a.png"), "an image entry of .* is a.png; expected id"),
         (lambda c: c["annotations"][0].update(category_id=77), "category id 77, which the file does not declare"),
         (lambda c: c["annotations"][0].update(image_id=77), "image id 77, which the file does not declare"),
         (lambda c: c["annotations"][0].update(bbox=[1, 2]), r"expected \[x, y, width, height\]"),
