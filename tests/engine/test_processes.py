@@ -30,6 +30,11 @@ STEPS = 4
 CASES: dict[str, list[Any]] = {
     "SyncBN": ["MODEL.NORM", "SyncBN"],
     "SplitBN": ["MODEL.NORM", "SplitBN", "MODEL.NORM_GROUPS", 2],
+    # Parameters, targets and norm statistics of a loss; target maps that travel between processes with the keys.
+    "alignment": [
+        *("MODEL.NORM", "SplitBN", "MODEL.NORM_GROUPS", 2, "LOSS.NAMES", ["InfoNCE", "CrossViewAlignment"]),
+        *("LOSS.CROSS_VIEW_ALIGNMENT.LOGIT", "scaled", "LOSS.CROSS_VIEW_ALIGNMENT.HIDDEN", 16),
+    ],
     "accumulated": ["MODEL.NORM", "FrozenBN", "SOLVER.ACCUMULATE", 2, "SOLVER.CLIP_NORM", 0.5],
     "float64 SyncBN": ["MODEL.NORM", "SyncBN"],
     "float64 SplitBN": ["MODEL.NORM", "SplitBN", "MODEL.NORM_GROUPS", 2],
