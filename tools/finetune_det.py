@@ -75,12 +75,12 @@ def draw_report(folder: str) -> None:
 
 def main() -> int:
     args = parse()
-    # Read here too, so that a wrong key is found before any process starts.
-    recipe = load_recipe(args.config_file, args.overrides)
+    recipe = load_recipe(args.config_file, args.overrides)  # here too: wrong keys before any process starts
     if args.dry_run:
         from ssl_loc.transfer.dry_run import print_dry_run
 
-        return print_dry_run(recipe, args.weights, args.engine, args.eval_only, args.num_gpus)
+        options = args.eval_only, args.num_gpus, args.resume, args.seeds
+        return print_dry_run(recipe, args.weights, args.engine, *options)
     device = recipe.MODEL.DEVICE
     from ssl_loc.engine import launch
     from ssl_loc.engine.signals import STATUS_BASE

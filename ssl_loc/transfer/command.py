@@ -11,7 +11,7 @@ from ssl_loc.transfer.output_folder import check_folder
 from ssl_loc.transfer.published import PUBLISHED, read_published
 from ssl_loc.transfer.recipe import Recipe
 from ssl_loc.transfer.run import RESULT_FILE, run_transfer
-from ssl_loc.transfer.seeds import run_seeds, spread_table
+from ssl_loc.transfer.seeds import SEEDS_OR_EVALUATION, run_seeds, spread_table
 from ssl_loc.utils.comm import get_rank
 from ssl_loc.utils.errors import ConfigError
 from ssl_loc.utils.file_io import write_json
@@ -45,7 +45,7 @@ def finetune(
         ConfigError: ``seeds`` together with ``eval_only``; OUTPUT_DIR cannot be written into or holds another run.
     """
     if seeds and eval_only:
-        raise ConfigError("--seeds fine-tunes and --eval-only does not: leave one of them out")
+        raise ConfigError(SEEDS_OR_EVALUATION)
 
     check_folder(recipe.OUTPUT_DIR)
     published = read_published(config_file) if config_file else {}

@@ -6,24 +6,32 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-from ssl_loc.transfer.build import DetectionEngine, TransferJob, Trunk, choose_engine
+from ssl_loc.transfer.build import DetectionEngine, TransferJob, choose_engine
+from ssl_loc.transfer.class_names import require_equal_classes
 from ssl_loc.transfer.datasets import DetectionDataset, get_detection_dataset, join
 from ssl_loc.transfer.dry_run_numbers import planned
 from ssl_loc.transfer.layout import check_layout
+from ssl_loc.transfer.layout_report import spread
+from ssl_loc.transfer.output_folder import check_folder, check_output, held_by
 from ssl_loc.transfer.recipe import Recipe, dataset_names, non_default_keys
-from ssl_loc.transfer.run import RANDOM, RESULT_FILE, check_classes, random_trunk, read_trunk
-from ssl_loc.transfer.scaling import scale_to_processes
+from ssl_loc.transfer.resume import check_continues
+from ssl_loc.transfer.run import RANDOM, check_classes, find_trunk, test_names
+from ssl_loc.transfer.scaling import scale_to_processes, warn_of_schedule
+from ssl_loc.transfer.seeds import SEEDS_OR_EVALUATION, plan_seeds
 from ssl_loc.transfer.trunk_check import check_trunk
 from ssl_loc.transfer.weights import describe
-from ssl_loc.utils.errors import UserError, WeightsError
+from ssl_loc.utils.errors import DataError, UserError, WeightsError
+from ssl_loc.utils.seeds import parse_seeds
 
 T = TypeVar("T")
 OK, NOTE, PROBLEM = "ok", "note", "PROBLEM"
 # Loggers whose ordinary lines say what this machine or this number of processes makes of the recipe.
+# Images of each set that are read whole.
+DECODED = 100
 _TELLING = ("ssl_loc.transfer.detectron2_engine.config", "ssl_loc.transfer.scaling")
 
 
@@ -84,34 +92,68 @@ class DryRun:
 
 
 def dry_run(
-    recipe: Recipe, weights: str, engine: str | None = None, eval_only: bool = False, processes: int = 1
+    recipe: Recipe,
+    weights: str,
+    engine: str | None = None,
+    eval_only: bool = False,
+    processes: int = 1,
+    resume: bool = False,
+    seeds: str = "",
 ) -> DryRun:
     """Check what :func:`ssl_loc.transfer.run.run_transfer` would need, without training and without writing.
 
     Args:
         recipe, weights, engine, eval_only: as for ``run_transfer``.
         processes: for how many the run is planned.
+        resume, seeds: as the tool's options.
     """
     report = DryRun()
+    if processes < 1:
+        report.add(PROBLEM, "processes", f"--num-gpus is {processes}; expected 1 or more (0: one process)")
+        processes = 1
     chosen = report.tried("engine", lambda: choose_engine(engine or recipe.TRANSFER.ENGINE))
     if chosen:
         report.add(OK, "engine", f"{chosen.name} {chosen.version()}")
     scaled = report.tried("recipe", lambda: scale_to_processes(recipe, processes)) or recipe
+    if not eval_only:
+        with report.step("recipe"):
+            warn_of_schedule(scaled)
     keys_fit = _check_keys(report, scaled, chosen, processes)
     job = _check_weights(report, scaled, weights, eval_only)
+    # Looked at before the detector, whose classes must be the data's, and told after it.
+    data = DryRun()
+    found = {name: _check_data(data, recipe, name) for name in _names(recipe, eval_only)}
+    tests = [dataset for name in dataset_names(recipe.DATASETS.TEST) if (dataset := found.get(name))]
     if chosen and job and keys_fit:
+        job = replace(job, classes=tuple(tests[0].classes) if tests else ())
         loaded = report.tried("detector", lambda: chosen.rehearse(job))
         if loaded:
             report.add(OK, "detector", loaded)
     elif job:
         report.add(NOTE, "detector", "not built, because of the problems above")
-    found = {name: _check_data(report, recipe, name) for name in _names(recipe, eval_only)}
-    _check_output(report, recipe)
+    report.lines += data.lines
+    # Training sets are compared with each other where they are joined.
+    train = [dataset for name in dataset_names(recipe.DATASETS.TRAIN)[:1] if (dataset := found.get(name))]
+    _check_classes(report, [*([] if eval_only else train), *tests])
+    if seeds and eval_only:
+        report.add(PROBLEM, "seeds", SEEDS_OR_EVALUATION)
+    elif seeds:
+        _check_seeds(report, recipe, weights, chosen, seeds, processes)
+    else:
+        _check_output(report, scaled, job, eval_only, processes, resume)
     _count(report, scaled, found, eval_only, processes)
     return report
 
 
-def print_dry_run(recipe: Recipe, weights: str, engine: str | None, eval_only: bool, processes: int) -> int:
+def print_dry_run(
+    recipe: Recipe,
+    weights: str,
+    engine: str | None,
+    eval_only: bool,
+    processes: int,
+    resume: bool = False,
+    seeds: str = "",
+) -> int:
     """Print a dry run; exit status 1 if it found a problem.
 
     Args:
@@ -120,7 +162,8 @@ def print_dry_run(recipe: Recipe, weights: str, engine: str | None, eval_only: b
     # Only the first of torchrun's processes has something to say.
     if int(os.environ.get("RANK", 0)):
         return 0
-    report = dry_run(recipe, weights, engine, eval_only, processes or int(os.environ.get("WORLD_SIZE", 1)))
+    world = processes or int(os.environ.get("WORLD_SIZE", 1))
+    report = dry_run(recipe, weights, engine, eval_only, world, resume, seeds)
     print(report)
     return 1 if report.problems else 0
 
@@ -140,9 +183,10 @@ def _check_keys(report: DryRun, recipe: Recipe, engine: DetectionEngine | None, 
             "recipe",
             f"SOLVER.IMS_PER_BATCH is {recipe.SOLVER.IMS_PER_BATCH}, which {processes} processes cannot share equally",
         )
-    for key in ("TRAIN", "TEST"):
-        if not dataset_names(recipe.DATASETS[key]):
-            report.add(PROBLEM, "recipe", f"DATASETS.{key} is empty; expected at least one dataset")
+    if not dataset_names(recipe.DATASETS.TRAIN):
+        report.add(PROBLEM, "recipe", "DATASETS.TRAIN is empty; expected at least one dataset")
+    with report.step("recipe"):
+        test_names(recipe)
     fits = len(report.problems) == before
     if fits and engine:
         changed = len(non_default_keys(recipe))
@@ -162,7 +206,7 @@ def _check_weights(report: DryRun, recipe: Recipe, weights: str, eval_only: bool
             report.add(PROBLEM, "weights", str(error))
             return None
         return TransferJob(recipe, output_dir, detector=Path(weights))
-    trunk = report.tried("weights", lambda: _trunk(recipe, weights))
+    trunk = report.tried("weights", lambda: find_trunk(recipe, weights))
     if trunk is None:
         return None
     before = len(report.problems)
@@ -174,10 +218,6 @@ def _check_weights(report: DryRun, recipe: Recipe, weights: str, eval_only: bool
         )
         report.add(OK, "weights", about)
     return TransferJob(recipe, output_dir, trunk=trunk)
-
-
-def _trunk(recipe: Recipe, weights: str) -> Trunk:
-    return random_trunk(recipe) if weights in (RANDOM, "none", "") else read_trunk(weights)
 
 
 def _check_data(report: DryRun, recipe: Recipe, name: str) -> DetectionDataset | None:
@@ -202,31 +242,64 @@ def _check_data(report: DryRun, recipe: Recipe, name: str) -> DetectionDataset |
         with report.step(part):
             check_evaluator(recipe.TRANSFER.EVALUATOR, dataset)
     with report.step(part):
-        _decode_first(dataset)
+        _decode_some(dataset)
     if len(report.problems) == before:
         report.add(OK, part, f"{name}: {layout.summary()}")
     return dataset
 
 
-def _decode_first(dataset: DetectionDataset) -> None:
+def _decode_some(dataset: DetectionDataset) -> None:
+    """Read images spread evenly over the set to their last pixel; a header does not tell that a file is cut off."""
     from ssl_loc.transfer.torchvision_engine.mapper import read_pil
 
-    read_pil(dataset.dicts[0])
+    broken = []
+    for i in spread(len(dataset), DECODED):
+        try:
+            read_pil(dataset.dicts[i])
+        except DataError as error:
+            broken.append(str(error))
+    if broken:
+        more = f" (and {len(broken) - 1} more of the {min(DECODED, len(dataset))} read)" if len(broken) > 1 else ""
+        raise DataError(f"{broken[0]}{more}")
 
 
-def _check_output(report: DryRun, recipe: Recipe) -> None:
+def _check_classes(report: DryRun, found: list[DetectionDataset]) -> None:
+    for dataset in found[1:]:
+        with report.step("data"):
+            require_equal_classes(found[0].classes, found[0].name, dataset.classes, dataset.name)
+
+
+def _check_output(
+    report: DryRun,
+    recipe: Recipe,
+    job: TransferJob | None,
+    eval_only: bool,
+    processes: int,
+    resume: bool,
+) -> None:
     folder = Path(recipe.OUTPUT_DIR)
-    existing = next((path for path in (folder, *folder.parents) if path.exists()), None)
-    if existing and not existing.is_dir():
-        report.add(
-            PROBLEM, "output", f"OUTPUT_DIR is {folder}, but {existing} is a file; expected a folder or a new name"
-        )
-    elif (folder / RESULT_FILE).is_file():
-        report.add(NOTE, "output", f"{folder} holds a finished run, which this one would replace; see OUTPUT_DIR")
-    elif (folder / "last_checkpoint").is_file():
-        report.add(NOTE, "output", f"{folder} holds a run that was begun; --resume continues it, else it starts again")
-    else:
-        report.add(OK, "output", str(folder))
+    before = len(report.problems)
+    with report.step("output"):
+        check_folder(folder)
+        check_output(folder, eval_only, resume)
+        if resume and job and job.trunk:
+            check_continues(recipe, folder, job.trunk.digest, processes)
+    if len(report.problems) == before:
+        goes_on = " (the run there is continued)" if resume and not eval_only and held_by(folder) else ""
+        report.add(OK, "output", f"{folder}{goes_on}")
+
+
+def _check_seeds(
+    report: DryRun, recipe: Recipe, weights: str, engine: DetectionEngine | None, text: str, processes: int
+) -> None:
+    """The option itself, and what the folders of the seeds hold."""
+    with report.step("seeds"):
+        check_folder(recipe.OUTPUT_DIR)
+        wanted = parse_seeds(text)
+        if engine is None:
+            return
+        runs = plan_seeds(recipe, weights, wanted, engine, processes)
+        report.add(OK, "seeds", ", ".join(f"{run.seed} ({run.state})" for run in runs))
 
 
 def _count(

@@ -17,7 +17,7 @@ from ssl_loc.transfer.detection_scores import DetectionScores, class_table, save
 from ssl_loc.transfer.output_folder import RESULT_FILE, check_output
 from ssl_loc.transfer.recipe import Recipe, dataset_names, edited, load_recipe
 from ssl_loc.transfer.resume import check_continues
-from ssl_loc.transfer.scaling import scale_to_processes
+from ssl_loc.transfer.scaling import scale_to_processes, warn_of_schedule
 from ssl_loc.transfer.stop import RunStopped, Stop
 from ssl_loc.transfer.trunk_check import check_trunk
 from ssl_loc.transfer.weights import check_finite, describe, trunk_only
@@ -72,6 +72,7 @@ def _run(recipe: Recipe, weights: str, engine: str | None, eval_only: bool, resu
     if eval_only:
         job = TransferJob(scaled, output_dir, detector=_detector_file(weights), stop=stop)
     else:
+        warn_of_schedule(scaled)
         job = TransferJob(scaled, output_dir, trunk=open_trunk(recipe, weights), resume=resume, stop=stop)
     if job.trunk and job.resume:
         check_continues(scaled, output_dir, job.trunk.digest)

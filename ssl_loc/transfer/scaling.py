@@ -73,6 +73,25 @@ def scale_to_processes(recipe: Recipe, processes: int) -> Recipe:
     return scaled
 
 
+def warn_of_schedule(recipe: Recipe) -> None:
+    """Say which of SOLVER.STEPS a run never reaches: MAX_ITER alone was changed, or the two were not changed alike.
+
+    Args:
+        recipe: scaled to the processes of the run.
+    """
+    solver = recipe.SOLVER
+    late = [step for step in solver.STEPS if step >= solver.MAX_ITER]
+    if late and solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
+        never = (
+            "never drops" if len(late) == len(solver.STEPS) else f"drops {len(solver.STEPS) - len(late)} time(s) only"
+        )
+        logger.warning(
+            "SOLVER.STEPS %s: the run ends at SOLVER.MAX_ITER %d before it comes to %s, so the learning rate %s; "
+            "shorten STEPS with MAX_ITER",
+            *(tuple(solver.STEPS), solver.MAX_ITER, ", ".join(map(str, late)), never),
+        )
+
+
 def _scaled_values(recipe: Recipe, ratio: float) -> dict[str, object]:
     solver = recipe.SOLVER
 

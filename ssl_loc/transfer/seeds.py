@@ -38,6 +38,7 @@ HARMLESS = frozenset(
         "VIS_PERIOD",
     }
 )
+SEEDS_OR_EVALUATION = "--seeds fine-tunes and --eval-only does not: leave one of them out"
 DONE, BEGUN, NEW = "done", "begun", "new"
 # Differences listed in an error before it says "and N more".
 _LISTED = 6
@@ -99,8 +100,15 @@ def run_seeds(
     return result
 
 
-def plan_seeds(recipe: Recipe, weights: str, seeds: Sequence[int], engine: DetectionEngine) -> list[SeedRun]:
-    """What is to be done per seed, looked up by the main process and equal on all. Collective."""
+def plan_seeds(
+    recipe: Recipe, weights: str, seeds: Sequence[int], engine: DetectionEngine, processes: int | None = None
+) -> list[SeedRun]:
+    """What is to be done per seed, looked up by the main process and equal on all. Collective.
+
+    Args:
+        processes: of the runs to be; None takes those that are here.
+    """
+    world = get_world_size() if processes is None else processes
     runs = [
         SeedRun(seed, edited(recipe, {"SEED": seed, "OUTPUT_DIR": str(seed_folder(recipe.OUTPUT_DIR, seed))}))
         for seed in seeds
@@ -109,7 +117,7 @@ def plan_seeds(recipe: Recipe, weights: str, seeds: Sequence[int], engine: Detec
     if is_main_process():
         try:
             check_seeds_output(Path(recipe.OUTPUT_DIR))
-            states = [_state(run, weights, engine) for run in runs]
+            states = [_state(run, weights, engine, world) for run in runs]
         except UserError as error:
             problem = str(error)
     states, problem = all_gather_object((states, problem))[0]
@@ -118,13 +126,13 @@ def plan_seeds(recipe: Recipe, weights: str, seeds: Sequence[int], engine: Detec
     return [SeedRun(run.seed, run.recipe, state) for run, state in zip(runs, states, strict=True)]
 
 
-def _state(run: SeedRun, weights: str, engine: DetectionEngine) -> str:
+def _state(run: SeedRun, weights: str, engine: DetectionEngine, processes: int) -> str:
     if (run.folder / RESULT_FILE).is_file():
         stored = read_result(run.folder)
         now = {"weights": open_trunk(run.recipe, weights).digest, "engine": engine.name, "version": PROTOCOL_VERSION}
         then = {"weights": stored.digest, "engine": stored.details["engine"], "version": stored.version}
         differing = _unequal(then, now)
-        differing += changes(stored.details["recipe"], scale_to_processes(run.recipe, get_world_size()))
+        differing += changes(stored.details["recipe"], scale_to_processes(run.recipe, processes))
         _require_same(run, "finished", differing)
         return DONE
     if (run.folder / RECIPE_FILE).is_file():

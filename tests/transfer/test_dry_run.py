@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -143,9 +144,10 @@ def test_evaluation_only(names, tmp_path):
     run_transfer(recipe, "random", "torchvision")
     detector = str(tmp_path / "run" / "model_final.pth")
     report = dry_run(recipe, detector, "torchvision", eval_only=True)
-    assert not report.problems and "tensors of the detector are filled" in texts(report, OK, "detector")[0]
+    assert len(report.problems) == 1 and "tensors of the detector are filled" in texts(report, OK, "detector")[0]
     assert len(texts(report, OK, "data")) == 1 and set(report.numbers) == {"test images"}
-    assert "holds a finished run" in texts(report, NOTE, "output")[0]
+    assert "holds a fine-tuning (a finished one" in texts(report, PROBLEM, "output")[0]
+    recipe = edited(recipe, {"OUTPUT_DIR": str(tmp_path / "evaluation")})
     report = dry_run(recipe, "random", "torchvision", eval_only=True)
     assert "no detector checkpoint random" in texts(report, PROBLEM, "weights")[0]
     # Weights of another kind, and a recipe of another size.
@@ -195,3 +197,64 @@ def test_the_tool(names, tmp_path):
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
     done = subprocess.run([sys.executable, str(TOOL), *words], capture_output=True, text=True, env=env)
     assert done.returncode == 1 and "NUM_CLASSES is 20" in done.stdout and not (tmp_path / "out").exists()
+
+
+def test_options_are_looked_at(names, tmp_path):
+    out = tmp_path / "out"
+    recipe = tiny_recipe("C4", names, out, "SOLVER.MAX_ITER", 2, "SOLVER.STEPS", "(2,)")
+    for seeds in ("0", "1,1", "abc"):
+        report = dry_run(recipe, "random", "torchvision", seeds=seeds)
+        assert f"--seeds is '{seeds}'" in texts(report, PROBLEM, "seeds")[0]
+    report = dry_run(recipe, "random", "torchvision", seeds="4,6")
+    assert texts(report, OK, "seeds") == ["4 (new), 6 (new)"] and not out.exists()
+    # The step at 2 is never reached in 2 iterations.
+    assert "SOLVER.STEPS (2,): the run ends at SOLVER.MAX_ITER 2 before" in texts(report, NOTE, "recipe")[0]
+    report = dry_run(recipe, "random", "torchvision", processes=-3)
+    assert texts(report, PROBLEM, "processes") == ["--num-gpus is -3; expected 1 or more (0: one process)"]
+    assert len(report.problems) == 1
+    twice = edited(recipe, {"DATASETS.TEST": (names["voc_test"],) * 2})
+    assert "more than once" in texts(dry_run(twice, "random", "torchvision"), PROBLEM, "recipe")[0]
+    nowhere = edited(recipe, {"OUTPUT_DIR": "/proc/x"})
+    assert "/proc cannot be written into" in texts(dry_run(nowhere, "random", "torchvision"), PROBLEM, "output")[0]
+
+
+def test_runs_that_are_there_are_looked_at(names, tmp_path):
+    recipe = tiny_recipe("C4", names, tmp_path / "out", "SOLVER.MAX_ITER", 1, "SOLVER.STEPS", "()")
+    run_transfer(recipe, "random", "torchvision")
+    assert "continue it with --resume" in texts(dry_run(recipe, "random", "torchvision"), PROBLEM, "output")[0]
+    report = dry_run(recipe, "random", "torchvision", resume=True)
+    assert not report.problems and texts(report, OK, "output")[0].endswith("(the run there is continued)")
+    changed = edited(recipe, {"SOLVER.BASE_LR": 0.5})
+    assert "BASE_LR" in texts(dry_run(changed, "random", "torchvision", resume=True), PROBLEM, "output")[0]
+    (tmp_path / "other").mkdir()
+    backbone = exported(edited(recipe, {"SEED": 99}), tmp_path / "other")
+    report = dry_run(recipe, str(backbone), "torchvision", resume=True)
+    assert "began with trunk" in texts(report, PROBLEM, "output")[0]
+    report = dry_run(recipe, "random", "torchvision", seeds="1,")
+    assert "holds a single run" in texts(report, PROBLEM, "seeds")[0]
+
+
+def test_a_later_image_that_is_cut_off_is_found(names, tmp_path):
+    objects = {name: [(0, (1, 1, 20, 20), 0)] for name in "abc"}
+    write_voc_tree(tmp_path / "VOC2007", objects, ["dog"], split="test")
+    for name in "abc":
+        path = tmp_path / f"VOC2007/JPEGImages/{name}.jpg"
+        Image.effect_noise((100, 100), 50).convert("RGB").save(path)
+    path.write_bytes(path.read_bytes()[:2000])
+    recipe = tiny_recipe("C4", names, tmp_path, "MODEL.ROI_HEADS.NUM_CLASSES", 20)
+    report = dry_run(edited(recipe, {"DATASETS.TEST": (f"voc:{tmp_path}:2007:test",)}), "random", "torchvision")
+    assert any("c.jpg cannot be read" in text for text in texts(report, PROBLEM, "data"))
+
+
+def test_classes_in_another_order_are_found(names, tmp_path):
+    _, devkit, _, _ = names["voc_test"].split(":")
+    shutil.copytree(devkit, tmp_path / "VOCdevkit")
+    (tmp_path / "VOCdevkit/VOC2007/classes.txt").write_text("disc\nbox\n")
+    other = f"voc:{tmp_path / 'VOCdevkit'}:2007:test"
+    recipe = tiny_recipe("C4", names, tmp_path / "out", "SOLVER.MAX_ITER", 1, "SOLVER.STEPS", "()")
+    report = dry_run(edited(recipe, {"DATASETS.TEST": (other,)}), "random", "torchvision")
+    assert [text for text in texts(report, PROBLEM, "data") if "class 1 is 'box' there and 'disc' here" in text]
+    run_transfer(recipe, "random", "torchvision")
+    changes = {"DATASETS.TEST": (other,), "OUTPUT_DIR": str(tmp_path / "evaluation")}
+    report = dry_run(edited(recipe, changes), str(tmp_path / "out/model_final.pth"), "torchvision", eval_only=True)
+    assert "class 1 is 'box' there and 'disc' here" in texts(report, PROBLEM, "detector")[0]
