@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,45 @@ def equal_batches(recipe: Recipe, count: int) -> dict[str, int]:
             sizes.add(tuple(found.image.shape))
             objects += len(truth)
     return {"sizes": len(sizes), "objects": objects}
+
+
+def test_boxes_of_coco_are_detectron2s_to_the_last_bit(tmp_path: Path) -> None:
+    """It adds widths in float32; anchors whose overlap with a box is equal are told apart by such bits."""
+    from detectron2.data.datasets import load_coco_json
+    from detectron2.structures import BoxMode
+
+    def odd_decimals(content: dict[str, Any]) -> None:
+        random = np.random.RandomState(0)
+        for annotation in content["annotations"]:
+            annotation["bbox"] = [round(float(v), 2) for v in random.uniform(0.5, 600, 4)]
+        content["annotations"][0]["bbox"] = [473.07, 395.93, 38.65, 28.67]
+        content["annotations"][1]["bbox"] = [3, 5, 20, 31]
+
+    name = edit(tmp_path, odd_decimals)
+    folder = tmp_path / "coco"
+    rows = load_coco_json(str(folder / "annotations/instances_train.json"), str(folder / "train"))
+    convert, target = BoxMode.convert, BoxMode.XYXY_ABS
+    theirs = {
+        row["file_name"]: [convert(a["bbox"], a["bbox_mode"], target) for a in row["annotations"]] for row in rows
+    }
+    ours = {row["file_name"]: [a["bbox"] for a in row["annotations"]] for row in get_detection_dataset(name).dicts}
+    assert ours == theirs
+    inexact = [box for boxes in ours.values() for box in boxes if any(round(v, 2) != v for v in box)]
+    assert len(inexact) > 5 and [3.0, 5.0, 23.0, 36.0] in [box for boxes in ours.values() for box in boxes]
+
+
+def test_boxes_of_voc_are_detectron2s_to_the_last_bit(tmp_path: Path) -> None:
+    from detectron2.data.datasets import load_voc_instances
+
+    name = draw_detection_data(tmp_path)["voc_train"]
+    root = tmp_path / "VOCdevkit/VOC2007"
+    for file in (root / "Annotations").glob("*.xml"):
+        file.write_text(re.sub(r"<xmin>(\d+)</xmin>", r"<xmin>\1.07</xmin>", file.read_text()))
+    dataset = get_detection_dataset(name)
+    theirs = load_voc_instances(str(root), "train", dataset.classes)
+    ours = {row["image_id"]: [a["bbox"] for a in row["annotations"]] for row in dataset.dicts}
+    assert ours == {row["image_id"]: [a["bbox"] for a in row["annotations"]] for row in theirs}
+    assert any(box[0] % 1 for boxes in ours.values() for box in boxes)
 
 
 @pytest.mark.parametrize("flip", ["horizontal", "vertical"])

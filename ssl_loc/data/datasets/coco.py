@@ -133,7 +133,7 @@ def _instance(annotation: dict[str, Any], contiguous: dict[int, int], json_file:
     except (TypeError, ValueError):
         raise DataError(f"{name} has bbox {annotation['bbox']!r}; expected [x, y, width, height]") from None
     instance = {
-        "bbox": [x, y, x + w, y + h],
+        "bbox": _corners(x, y, w, h),
         "bbox_mode": "XYXY",
         "category_id": category,
         "iscrowd": int(annotation.get("iscrowd", 0)),
@@ -147,6 +147,17 @@ def _instance(annotation: dict[str, Any], contiguous: dict[int, int], json_file:
     if segmentation:
         instance["segmentation"] = segmentation
     return instance
+
+
+def _corners(x: float, y: float, w: float, h: float) -> list[float]:
+    """x1, y1, x2, y2 in float32, as detectron2's BoxMode.convert gives them.
+
+    Anchors and proposals whose overlap with a box is equally large are told apart by the last bits of it.
+    """
+    with np.errstate(over="ignore"):
+        box = np.array([x, y, w, h], dtype=np.float32)
+    box[2:] += box[:2]
+    return [float(v) for v in box]
 
 
 def load_coco(directory: str, split: str, *, annotations: bool = False) -> Dataset:
