@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -60,7 +61,7 @@ def different(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> list[st
 
 
 class ToolRun:
-    """The fine-tuning tool in processes of its own, in a process group of its own.
+    """The fine-tuning tool in processes of its own, in a process group of its own; for ``with``, which ends them all.
 
     Args:
         config: recipe file.
@@ -78,8 +79,28 @@ class ToolRun:
         environment = {**os.environ, **threads, "PYTHONPATH": str(ROOT)}
         with open(self._stderr, "wb") as stderr:
             self.process = subprocess.Popen(
-                command, env=environment, stderr=stderr, stdout=stderr, start_new_session=True
+                command,
+                env=environment,
+                stderr=stderr,
+                stdout=stderr,
+                start_new_session=True,
+                # Shells start what runs in the background with SIGINT ignored, which children inherit.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
+
+    def __enter__(self) -> ToolRun:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """No training outlives its test, however that ended."""
+        if self.process.poll() is None:
+            # torchrun's processes have groups of their own, and it ends them when it is asked to end.
+            self.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(timeout=20)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
 
     @property
     def text(self) -> str:

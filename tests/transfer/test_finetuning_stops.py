@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import random
 import signal
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -82,9 +84,9 @@ def test_killed_at_once_and_continued(engine: str, names: Names, tmp_path: Path)
     keys = ("SOLVER.MAX_ITER", 24, "SOLVER.STEPS", (20,), "SOLVER.CHECKPOINT_PERIOD", 4, "DATALOADER.NUM_WORKERS", 1)
     config = tmp_path / "recipe.yaml"
     config.write_text(tiny_recipe("FPN", names, tmp_path / "killed", *keys).dump_yaml())
-    run = ToolRun(config, tmp_path / "killed", ("--engine", engine))
-    run.wait_for_rows(random.randrange(5, 16))
-    assert run.send(signal.SIGKILL, to_all=True) == -signal.SIGKILL
+    with ToolRun(config, tmp_path / "killed", ("--engine", engine)) as run:
+        run.wait_for_rows(random.randrange(5, 16))
+        assert run.send(signal.SIGKILL, to_all=True) == -signal.SIGKILL
     begun = last_checkpoint(tmp_path / "killed")
     assert begun is not None and begun.name != "model_final.pth"
     fine_tune(engine, tiny_recipe("FPN", names, tmp_path / "killed", *keys), resume=True)
@@ -92,6 +94,33 @@ def test_killed_at_once_and_continued(engine: str, names: Names, tmp_path: Path)
     assert not different(final_model(tmp_path / "whole"), final_model(tmp_path / "killed")), f"from {begun.name}"
     curve, expected = read_metrics(tmp_path / "killed"), read_metrics(tmp_path / "whole")
     assert [row["total_loss"] for row in curve] == [row["total_loss"] for row in expected]
+
+
+def test_no_run_outlives_its_test(tmp_path: Path) -> None:
+    """A test that fails ends its processes, and they hear SIGINT even where this one was started with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    code = "import os, signal, time; os.fork(); print(signal.getsignal(signal.SIGINT), flush=True); time.sleep(600)"
+    try:
+        with pytest.raises(AssertionError), ToolRun(tmp_path, tmp_path / "x", launcher=("-c", code)) as run:
+            while run.text.count("\n") < 2:
+                time.sleep(0.02)
+            raise AssertionError
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert run.text.count("default_int_handler") == 2
+    # The killed children of a dead process are collected by init, which takes a moment.
+    for _ in range(500):
+        if not running(run.process.pid):
+            break
+        time.sleep(0.02)
+    assert not running(run.process.pid)
+
+
+def running(group: int) -> list[str]:
+    """States of the processes of a group that have not ended."""
+    words = subprocess.run(["ps", "-A", "-o", "pgid=,stat="], capture_output=True, text=True, check=True).stdout.split()
+    pairs = zip(words[0::2], words[1::2], strict=True)
+    return [state for number, state in pairs if int(number) == group and not state.startswith("Z")]
 
 
 @pytest.mark.parametrize(
@@ -103,9 +132,9 @@ def test_the_tool_exits_as_pretraining_does(engine: str, number: int, names: Nam
     config = tmp_path / "recipe.yaml"
     keys = ("SOLVER.MAX_ITER", 100000, "DATALOADER.NUM_WORKERS", 2)
     config.write_text(tiny_recipe("C4", names, tmp_path / "run", *keys).dump_yaml())
-    run = ToolRun(config, tmp_path / "run", ("--engine", engine))
-    run.wait_for_rows(2)
-    assert run.send(number, to_all=True) == 128 + number, run.text
+    with ToolRun(config, tmp_path / "run", ("--engine", engine)) as run:
+        run.wait_for_rows(2)
+        assert run.send(number, to_all=True) == 128 + number, run.text
     name = signal.Signals(number).name
     assert f"{name}: finishing the step and writing a checkpoint" in run.text
     assert f"stopped by {name} after" in run.text and "the same command with --resume goes on" in run.text
@@ -130,14 +159,15 @@ def test_two_processes_are_stopped_and_continued(engine: str, launcher: str, nam
         arguments = ("--engine", engine, *options, *more, *words, "SOLVER.MAX_ITER", str(length))
         return ToolRun(config, tmp_path / name, arguments, before)
 
-    run = start("stopped", 100000)
-    run.wait_for_rows(2)
-    assert run.send(signal.SIGTERM, to_all=launcher == "spawn") == (1 if launcher == "torchrun" else 143), run.text
+    with start("stopped", 100000) as run:
+        run.wait_for_rows(2)
+        status = run.send(signal.SIGTERM, to_all=launcher == "spawn")
+        assert status == (1 if launcher == "torchrun" else 143), run.text
     assert "finishing the step and writing a checkpoint" in run.text and "killed by signal" not in run.text
     length = read_metrics(tmp_path / "stopped")[-1]["iteration"] + 3
     for name, more in (("stopped", ["--resume"]), ("whole", [])):
-        run = start(name, length, *more)
-        assert run.process.wait(timeout=300) == 0, run.text
+        with start(name, length, *more) as run:
+            assert run.process.wait(timeout=300) == 0, run.text
     assert not different(final_model(tmp_path / "whole"), final_model(tmp_path / "stopped"))
 
 
