@@ -35,6 +35,8 @@ EXTRAS = {
     "fast": ["simplejpeg>=1.6"],
     # tools/export_backbone.py --format safetensors.
     "export": ["safetensors>=0.4"],
+    # MODEL.BACKBONE.NAME TimmBackbone.
+    "timm": ["timm>=1.0"],
     "dev": [
         "pytest>=7.4",
         "pytest-xdist>=3.3",
