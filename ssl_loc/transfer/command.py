@@ -9,16 +9,19 @@ from pathlib import Path
 from ssl_loc.structures import Result
 from ssl_loc.transfer.output_folder import check_folder
 from ssl_loc.transfer.published import PUBLISHED, read_published
-from ssl_loc.transfer.recipe import Recipe
+from ssl_loc.transfer.recipe import Recipe, load_recipe
 from ssl_loc.transfer.run import RESULT_FILE, run_transfer
-from ssl_loc.transfer.seeds import SEEDS_OR_EVALUATION, run_seeds, spread_table
-from ssl_loc.utils.comm import get_rank
+from ssl_loc.transfer.scaling import scale_to_processes
+from ssl_loc.transfer.seeds import SEEDS_OR_EVALUATION, changes, run_seeds, spread_table
+from ssl_loc.utils.comm import get_rank, get_world_size
 from ssl_loc.utils.errors import ConfigError
 from ssl_loc.utils.file_io import write_json
 from ssl_loc.utils.logger import setup_logger
 
 logger = logging.getLogger(__name__)
 
+# Keys of a recipe that are no part of what was published: the seed, and how often a run is looked at.
+_NOT_PROTOCOL = ("SEED ", "SOLVER.REFERENCE_WORLD_SIZE ", "TEST.EVAL_PERIOD ")
 # Draws the report of a finished folder; called on the main process when the result is on disk.
 Draw = Callable[[str], object]
 
@@ -49,12 +52,15 @@ def finetune(
 
     check_folder(recipe.OUTPUT_DIR)
     published = read_published(config_file) if config_file else {}
+    published_recipe = load_recipe(published["file"]).to_dict() if published else {}
 
     def once(recipe: Recipe, resume: bool) -> Result | None:
         setup_logger(recipe.OUTPUT_DIR, get_rank())
         result = run_transfer(recipe, weights, engine, eval_only, resume)
         if result and published:
-            result.details[PUBLISHED] = published
+            now = scale_to_processes(recipe, get_world_size())
+            differs = [text for text in changes(published_recipe, now) if not text.startswith(_NOT_PROTOCOL)]
+            result.details[PUBLISHED] = {**published, "differs": differs}
             write_json(Path(recipe.OUTPUT_DIR) / RESULT_FILE, result.to_dict())
         if result and draw:
             draw(recipe.OUTPUT_DIR)

@@ -28,14 +28,15 @@ _NAMES = [f"{task}/{name}" for task in ("bbox", "segm") for name in ("AP", "AP50
 
 
 def read_published(path: str | Path) -> dict[str, Any]:
-    """{"what": what was measured on what, "rows": [{"label": ..., "bbox/AP": ...}]}; empty where there is nothing.
+    """{"what": what was measured on what, "rows": [{"label": ..., "bbox/AP": ...}], "file": whose header};
+    empty where there is nothing.
 
     Of a file without published numbers, those of its ``_BASE_`` are taken: a preset for fewer GPUs names its recipe.
     """
     for name, _ in reversed(list(load_chain(path))):
         found = parse_header(Path(name).read_text(encoding="utf-8"))
         if found:
-            return found
+            return {**found, "file": str(name)}
     return {}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         )
     for key, text in zip(overrides[0::2], overrides[1::2], strict=True):
         _set(values, key, parse_literal(text), "the command line")
+    # The shell leaves a ~ inside of a word, and a yaml file has no shell.
+    values["OUTPUT_DIR"] = os.path.expanduser(values["OUTPUT_DIR"])
     recipe = _build(values)
     check_values(recipe.flat())
     recipe.freeze()

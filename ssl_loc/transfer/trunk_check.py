@@ -36,7 +36,8 @@ def check_trunk(recipe: Recipe, meta: Mapping[str, Any], random: bool = False) -
             into a warning.
     """
     check_kind(meta)
-    problems = [*_pixel_problems(recipe, meta), *_structure_problems(recipe, meta, random)]
+    sizes = _size_problems(recipe, meta, random)
+    problems = [*_pixel_problems(recipe, meta), *_structure_problems(recipe, meta), *sizes]
     frozen_at = recipe.MODEL.BACKBONE.FREEZE_AT
     if frozen_at > 0:
         problems.append(
@@ -51,8 +52,13 @@ def check_trunk(recipe: Recipe, meta: Mapping[str, Any], random: bool = False) -
         )
     if problems and not recipe.TRANSFER.ALLOW_NONSTANDARD:
         raise ConfigError(
-            f"the recipe contradicts the trunk: {'; '.join(problems)}. Correct the key(s), or set "
-            "TRANSFER.ALLOW_NONSTANDARD True if this is what you want"
+            f"the recipe contradicts the trunk: {'; '.join(problems)}. Correct the key(s)"
+            # A detector has the widths of its trunk whatever is allowed.
+            + (
+                ""
+                if problems == sizes and _wrong_widths(recipe, meta)
+                else ", or set TRANSFER.ALLOW_NONSTANDARD True if this is what you want"
+            )
         )
     for problem in problems:
         logger.warning("allowed by TRANSFER.ALLOW_NONSTANDARD: %s", problem)
@@ -91,7 +97,7 @@ def _pixel_problems(recipe: Recipe, meta: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def _structure_problems(recipe: Recipe, meta: Mapping[str, Any], random: bool) -> list[str]:
+def _structure_problems(recipe: Recipe, meta: Mapping[str, Any]) -> list[str]:
     resnets = recipe.MODEL.RESNETS
     problems = []
     in_1x1 = bool(meta.get("stride_in_1x1", False))
@@ -103,7 +109,7 @@ def _structure_problems(recipe: Recipe, meta: Mapping[str, Any], random: bool) -
         )
     if resnets.NORM not in BATCH_NORMS:
         problems.append(f"MODEL.RESNETS.NORM is {resnets.NORM!r}; expected one of {', '.join(BATCH_NORMS)}")
-    return problems + _size_problems(recipe, meta, random)
+    return problems
 
 
 def _size_problems(recipe: Recipe, meta: Mapping[str, Any], random: bool) -> list[str]:
@@ -112,10 +118,7 @@ def _size_problems(recipe: Recipe, meta: Mapping[str, Any], random: bool) -> lis
     wrong = {}
     if depth is not None and depth != resnets.DEPTH:
         wrong["MODEL.RESNETS.DEPTH"] = (resnets.DEPTH, depth)
-    for key, channels in widths_of(meta).items():
-        # Both engines take the widths from the trunk, so detectron2's default need not be corrected.
-        if resnets[key] not in (channels, DETECTRON2_DEFAULTS[f"MODEL.RESNETS.{key}"]):
-            wrong[f"MODEL.RESNETS.{key}"] = (resnets[key], channels)
+    wrong |= _wrong_widths(recipe, meta)
     if not wrong:
         return []
     given = " and ".join(f"{key} is {value}" for key, (value, _) in wrong.items())
@@ -124,6 +127,17 @@ def _size_problems(recipe: Recipe, meta: Mapping[str, Any], random: bool) -> lis
     sizes = ", ".join(f"{key} {channels}" for key, channels in widths_of(meta).items())
     source = "TRANSFER.BACKBONE.KWARGS describes" if random else "the weights hold"
     return [f"{given} but {source} {kind}{f' ({sizes})' if sizes else ''}: add {right} to the command"]
+
+
+def _wrong_widths(recipe: Recipe, meta: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """Full key -> (value, the trunk's)."""
+    values = {key: recipe.MODEL.RESNETS[key] for key in widths_of(meta)}
+    return {
+        f"MODEL.RESNETS.{key}": (values[key], channels)
+        for key, channels in widths_of(meta).items()
+        # Both engines take the widths from the trunk, so detectron2's default need not be corrected.
+        if values[key] not in (channels, DETECTRON2_DEFAULTS[f"MODEL.RESNETS.{key}"])
+    }
 
 
 def depth_of(meta: Mapping[str, Any]) -> int | None:

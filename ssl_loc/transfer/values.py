@@ -87,6 +87,11 @@ def _anchors(value: Any) -> bool:
     return all(row and all(_number(x) and x > 0 for x in row) for row in rows)
 
 
+def _sizes(value: Any) -> bool:
+    """Anchors that hold a pixel; the offsets of boxes from smaller ones are beyond any number."""
+    return _anchors(value) and all(x >= 1 for row in value for x in (row if _sequence(row) else [row]))
+
+
 def _is_level(value: Any) -> bool:
     return value in LEVELS
 
@@ -142,7 +147,9 @@ RULES: dict[str, Rule] = {
     "MODEL.PROPOSAL_GENERATOR.NAME": _choice("RPN"),
     "MODEL.PROPOSAL_GENERATOR.MIN_SIZE": _WEIGHT,
     "MODEL.ANCHOR_GENERATOR.NAME": _choice("DefaultAnchorGenerator"),
-    "MODEL.ANCHOR_GENERATOR.SIZES": Rule("lists of sizes in pixels above 0, one list or one per level", _anchors),
+    "MODEL.ANCHOR_GENERATOR.SIZES": Rule(
+        "lists of sizes in pixels, each at least 1, one list or one per level", _sizes
+    ),
     "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": Rule("lists of ratios above 0, one list or one per level", _anchors),
     "MODEL.ANCHOR_GENERATOR.OFFSET": Rule("a number from 0 to below 1", lambda v: 0 <= v < 1),
     **_under(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from ssl_loc.transfer.metrics import HEADLINE
@@ -17,6 +18,8 @@ BY_SIZE = ("APs", "APm", "APl")
 CLASS = "AP-"
 # Rows of a table that a screen still shows at once.
 SHORT = 24
+# Keys named in a caption before "and N more".
+NAMED_KEYS = 8
 KEY_SETTINGS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "trained on": lambda r: " + ".join(r["DATASETS"]["TRAIN"]),
     "tested on": lambda r: ", ".join(r["DATASETS"]["TEST"]),
@@ -96,9 +99,18 @@ def _published(groups: Sequence[DetectionGroup]) -> list[Table]:
                 if f"{task}/AP" in row
             ]
             if rows:
-                caption = f"Published {word} AP with this recipe ({known['what']})"
+                caption = f"Published {word} AP with {_whose_recipe(known)} ({known['what']})"
                 tables[caption] = Table(["published", *HEADLINE], rows, caption, decimals=1)
     return list(tables.values())
+
+
+def _whose_recipe(known: dict[str, Any]) -> str:
+    """ "this recipe", or which keys of the published one the run changed."""
+    keys = [text.split(" ", 1)[0] for text in known.get("differs", [])]
+    if not keys:
+        return "this recipe"
+    more = f" and {len(keys) - NAMED_KEYS} more" if len(keys) > NAMED_KEYS else ""
+    return f"the recipe {Path(known['file']).name}, from which the run differs in {', '.join(keys[:NAMED_KEYS])}{more}"
 
 
 def _seeds_table(group: DetectionGroup, short: dict[str, str]) -> Table:

@@ -204,3 +204,25 @@ def test_classes_in_another_order(names: dict[str, str], tmp_path: Path, engine:
     both = edited(evaluation, {"DATASETS.TEST": (names["voc_test"], other)})
     with pytest.raises(ConfigError, match=r"voc:\S+ and voc:\S+ do not have the same"):
         run_transfer(both, str(detector), engine, eval_only=True)
+
+
+def test_home_is_the_home(monkeypatch: pytest.MonkeyPatch, names: dict[str, str]) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert tiny_recipe("FPN", names, "~/x").OUTPUT_DIR == "/home/somebody/x"
+    assert tiny_recipe("FPN", names, "a~b").OUTPUT_DIR == "a~b"
+
+
+def test_wrong_sizes_are_not_said_to_be_allowable(go: Go, backbone: str) -> None:
+    """The torchvision engine has no detector with them, allowed or not."""
+    with pytest.raises(ConfigError, match=r"RES2_OUT_CHANNELS is 16 .* Correct the key.s.$"):
+        go(backbone, "MODEL.RESNETS.RES2_OUT_CHANNELS", 16)
+    with pytest.raises(ConfigError, match=r"RES2_OUT_CHANNELS is 16 .*ALLOW_NONSTANDARD"):
+        go(backbone, "MODEL.RESNETS.RES2_OUT_CHANNELS", 16, "MODEL.PIXEL_STD", "[1.0, 1.0, 1.0]")
+
+
+def test_steps_that_are_never_reached(go: Go, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    go("random", "SOLVER.STEPS", "(1, 2)", "OUTPUT_DIR", str(tmp_path / "whole"))
+    assert "SOLVER.STEPS" not in caplog.text
+    go("random", "SOLVER.STEPS", "(2, 3)")
+    assert "ends at SOLVER.MAX_ITER 3 before it comes to 3, so the learning rate drops 1 time(s) only" in caplog.text

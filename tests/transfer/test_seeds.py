@@ -139,6 +139,8 @@ def test_published_numbers_of_the_recipe_go_into_every_result(go: Callable, tmp_
     go([0], config_file=str(CONFIGS / "voc_R50_C4_24k.yaml"))
     for folder in (tmp_path / "out", tmp_path / "out" / "seed_0"):
         rows = read_result(folder).details[PUBLISHED]["rows"]
+        differs = " ".join(read_result(folder).details[PUBLISHED]["differs"])
+        assert "SOLVER.MAX_ITER 24000 there, 3 now" in differs and "SEED" not in differs and "OUTPUT_DIR" not in differs
         assert {row["label"]: row["bbox/AP"] for row in rows}["CAST"] == 54.2
 
 

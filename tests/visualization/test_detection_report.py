@@ -234,6 +234,14 @@ def test_published_numbers_stand_in_a_table_of_their_own(names: dict[str, str], 
     assert tables["Published box AP with this recipe (AP / AP50 / AP75 on VOC)"] == [
         ["published", "AP", "AP50", "AP75"], ["CAST", "54.2", "80.1", "59.9"],
     ]  # fmt: skip
+    # A run that changed the recipe says so where its numbers stand beside the published ones.
+    changed = {"file": "configs/voc.yaml", "differs": ["SOLVER.MAX_ITER 24000 there, 3 now", "SOLVER.BASE_LR 1 there"]}
+    result["details"][PUBLISHED] |= changed
+    write_json(folder / "result.json", result)
+    write_report([folder], tmp_path / "r.html")
+    found = Tables((tmp_path / "r.html").read_text(encoding="utf-8")).found
+    words = "the recipe voc.yaml, from which the run differs in SOLVER.MAX_ITER, SOLVER.BASE_LR"
+    assert f"Published box AP with {words} (AP / AP50 / AP75 on VOC)" in found
 
 
 def test_several_test_sets_have_their_own_tables(names: dict[str, str], tmp_path: Path) -> None:
