@@ -48,10 +48,7 @@ def load_coco_instances(
     lists = {name: content.get(name) if isinstance(content, dict) else None for name in ("images", "categories")}
     if not all(isinstance(value, list) for value in lists.values()):
         raise DataError(f"{json_file} is no COCO instances file; expected an object with 'images' and 'categories'")
-    for category in content["categories"]:
-        if not is_category(category):
-            raise DataError(f"a category of {json_file} is {category!r}; expected an id (a number) and a name (text)")
-    categories = sorted(content["categories"], key=lambda c: c["id"])
+    categories = _sorted_categories(content["categories"], json_file)
     contiguous = {category["id"]: i for i, category in enumerate(categories)}
     dicts = [_image_dict(image, json_file, image_root) for image in content["images"]]
     rows = {row["image_id"]: row for row in dicts}
@@ -78,6 +75,13 @@ def load_coco_instances(
         "image_root": str(image_root),
     }
     return [rows[i] for i in sorted(rows)], metadata
+
+
+def _sorted_categories(rows: list[Any], json_file: str | os.PathLike) -> list[dict[str, Any]]:
+    for row in rows:
+        if not is_category(row):
+            raise DataError(f"a category of {json_file} is {row!r}; expected an id (a number) and a name (text)")
+    return sorted(rows, key=lambda row: row["id"])
 
 
 def _image_dict(image: dict[str, Any], json_file: str | os.PathLike, root: str | os.PathLike) -> dict[str, Any]:
