@@ -19,6 +19,7 @@ except ImportError:  # not on Windows, where two runs must not share a folder at
     fcntl = None  # type: ignore[assignment]
 
 LOCK_NAME = ".manifest.lock"
+_JOURNALS = ".maps-*.jsonl"
 
 
 class Journal:
@@ -48,10 +49,17 @@ class Journal:
         self._stream.write(json.dumps([key, entry, reason]) + "\n")
 
 
-def read_journals(root: str | os.PathLike, identity: dict[str, Any]) -> dict[str, tuple[list[Any] | None, str]]:
-    """Key -> (description or None, reason), from the journals of every shard; later lines win."""
+def read_journals(
+    root: str | os.PathLike, identity: dict[str, Any] | None = None
+) -> dict[str, tuple[list[Any] | None, str]]:
+    """Key -> (description or None, reason), from the journals of every shard; later lines win.
+
+    Args:
+        root: the folder.
+        identity: lines of this maker only; None takes all.
+    """
     found: dict[str, tuple[list[Any] | None, str]] = {}
-    for path in sorted(Path(root).glob(".maps-*.jsonl")):
+    for path in sorted(Path(root).glob(_JOURNALS)):
         ours = False
         with open(path, encoding="utf-8") as stream:
             for line in stream:
@@ -60,15 +68,21 @@ def read_journals(root: str | os.PathLike, identity: dict[str, Any]) -> dict[str
                 except json.JSONDecodeError:  # the last line of a run that was killed
                     continue
                 if isinstance(value, dict):
-                    ours = value.get("made_by") == identity
+                    ours = identity is None or value.get("made_by") == identity
                 elif value is not None and ours:
                     found[value[0]] = (value[1], value[2])
     return found
 
 
+def remove_journals(root: str | os.PathLike) -> None:
+    """Forget the runs of a maker whose maps are gone."""
+    for path in Path(root).glob(_JOURNALS):
+        path.unlink(missing_ok=True)
+
+
 @contextmanager
 def folder_lock(root: str | os.PathLike) -> Iterator[None]:
-    """Only one process at a time lists a folder, so that shards that end together do not lose each other's lines.
+    """Only one process at a time claims or lists a folder, so that shards do not lose each other's lines.
 
     File systems without locks are used without one.
     """

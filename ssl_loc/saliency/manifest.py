@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ssl_loc.saliency.journal import folder_lock, read_journals
+from ssl_loc.saliency.journal import folder_lock, read_journals, remove_journals
 from ssl_loc.saliency.map_io import MAP_SUFFIX, read_map
 from ssl_loc.utils.errors import DataError
 from ssl_loc.utils.file_io import read_json, write_text
@@ -164,30 +164,83 @@ def _no_maps(root: str | os.PathLike) -> str:
 
 
 def claim_folder(
-    root: str | os.PathLike, *, estimator: str, preset: str, uses_labels: bool, version: str, overwrite: bool = False
+    root: str | os.PathLike,
+    *,
+    estimator: str,
+    preset: str,
+    uses_labels: bool,
+    version: str,
+    overwrite: bool = False,
+    whole: bool = True,
 ) -> None:
-    """Write an empty manifest before the first map, so that a continued run cannot mix two kinds of maps in a folder.
+    """Write an empty manifest before the first map, so that a folder never holds two kinds of maps.
+
+    Of two processes that claim one folder at once, the second finds what the first wrote. With ``overwrite`` all maps
+    of another maker are removed before the folder changes hands: wherever that is interrupted, one kind is there.
+
+    Args:
+        root: the folder.
+        estimator, preset, uses_labels, version: the maker of the maps to come.
+        overwrite: take over a folder of another maker.
+        whole: the maps to come are all of the folder's, not a shard of them.
 
     Raises:
         DataError: the folder belongs to maps of another estimator, preset or version, or holds pictures that nobody
             listed (maps of unknown origin, or the photos themselves).
     """
-    if not (Path(root) / MANIFEST_NAME).is_file() and Path(root).is_dir():
-        strange = next(iter(scan_maps(root)), None)
-        if strange is not None:
-            raise DataError(
-                f"{root} already holds PNG files ({strange}{MAP_SUFFIX}, ...) that no manifest describes; give a new "
-                "folder, or list them with --method precomputed if they are maps"
-            )
-    if (Path(root) / MANIFEST_NAME).is_file() and not overwrite:
-        old = read_manifest(root)
-        if (old.estimator, old.preset, old.version) != (estimator, preset, version):
-            raise DataError(
-                f"{root} holds maps of {old.estimator} '{old.preset}' version '{old.version}', not of {estimator} "
-                f"'{preset}' version '{version}'; give another folder, or overwrite them"
-            )
+    _refuse_unlisted(root)  # before anything is written: these may be somebody's photos
+    Path(root).mkdir(parents=True, exist_ok=True)
+    with folder_lock(root):
+        _refuse_unlisted(root)
+        if (Path(root) / MANIFEST_NAME).is_file():
+            old = _old_manifest(root) if overwrite else read_manifest(root)
+            if old is not None and (old.estimator, old.preset, old.version) == (estimator, preset, version):
+                return
+            was = _maker(old.estimator, old.preset, old.version) if old else "an unknown maker"
+            if not overwrite:
+                raise DataError(
+                    f"{root} holds maps of {was}, not of {_maker(estimator, preset, version)}; give another folder, or "
+                    "overwrite them"
+                )
+            if not whole:
+                raise DataError(
+                    f"{root} holds maps of {was}, which --overwrite with --shard cannot replace: other shards would "
+                    "keep them; give another folder, or remove this one"
+                )
+            _remove_maps(root, old, was)
+        _write(Manifest(str(root), estimator, preset, uses_labels, version))
+
+
+def _maker(estimator: str, preset: str, version: str) -> str:
+    return f"{estimator} '{preset}' version '{version}'"
+
+
+def _refuse_unlisted(root: str | os.PathLike) -> None:
+    if (Path(root) / MANIFEST_NAME).is_file() or not Path(root).is_dir():
         return
-    _write(Manifest(str(root), estimator, preset, uses_labels, version))
+    strange = next(iter(scan_maps(root)), None)
+    if strange is not None:
+        raise DataError(
+            f"{root} already holds PNG files ({strange}{MAP_SUFFIX}, ...) that no manifest describes; give a new "
+            "folder, or list them with --method precomputed if they are maps"
+        )
+
+
+def _remove_maps(root: str | os.PathLike, old: Manifest | None, was: str) -> None:
+    """Remove the maps that the old manifest or a journal lists; with one that neither lists, nothing."""
+    files = scan_maps(root)
+    listed = set(read_journals(root)) | set(old.maps if old else ())
+    strange = [key for key in files if key not in listed]
+    if strange:
+        raise DataError(
+            f"{root} holds maps of {was}, and {len(strange)} PNG files that its manifest does not describe "
+            f"({strange[0]}{MAP_SUFFIX}, ...), so nothing was overwritten; give another folder, or remove this one"
+        )
+    if files:
+        _LOGGER.warning("%s held maps of %s: these %d files are removed (--overwrite)", root, was, len(files))
+    for key in files:
+        (Path(root) / f"{key}{MAP_SUFFIX}").unlink(missing_ok=True)
+    remove_journals(root)
 
 
 def _write(manifest: Manifest) -> None:
@@ -198,18 +251,24 @@ def _write(manifest: Manifest) -> None:
     write_text(Path(manifest.root) / MANIFEST_NAME, json_with_rows(content, "maps", rows))
 
 
+def _old_manifest(root: str | os.PathLike) -> Manifest | None:
+    """The folder's manifest, if there is one and it can be used."""
+    if not (Path(root) / MANIFEST_NAME).is_file():
+        return None
+    try:
+        return read_manifest(root)
+    except DataError as error:
+        _LOGGER.warning("the old manifest is not used: %s", error)
+        return None
+
+
 def known_entries(manifest: Manifest) -> tuple[dict[str, MapEntry], dict[str, str]]:
     """Descriptions by the journals and the old manifest, and the images known to be unreadable."""
     entries: dict[str, MapEntry] = {}
     unreadable: dict[str, str] = {}
-    if (Path(manifest.root) / MANIFEST_NAME).is_file():
-        try:
-            old = read_manifest(manifest.root)
-        except DataError as error:
-            _LOGGER.warning("the old manifest is not used: %s", error)
-        else:
-            unreadable |= old.unreadable_images
-            entries |= old.maps if old.threshold == manifest.threshold else {}
+    if (old := _old_manifest(manifest.root)) is not None:
+        unreadable |= old.unreadable_images
+        entries |= old.maps if old.threshold == manifest.threshold else {}
     for key, (entry, reason) in read_journals(manifest.root, manifest.info()).items():
         if entry is None:
             unreadable[key] = reason

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -94,11 +95,10 @@ class MapWorker:
 
     def prepare(self) -> None:
         """One thread per process, and everything compiled before the clock runs."""
-        from threadpoolctl import threadpool_limits
-
-        self._limits = threadpool_limits(1)
-        cv2.setNumThreads(1)
+        limits = [limit_threads()]
         warm(self.estimator)
+        # The libraries that the estimator imported at its first call did not exist before.
+        self._limits = [*limits, limit_threads()]
 
     def __call__(self, item: Item) -> Made:
         try:
@@ -127,6 +127,17 @@ class MapWorker:
         write_map(path, grey)
         entry = describe_array(grey, os.stat(path))
         return list(entry._replace(flags=[*entry.flags, kind] if kind else entry.flags))
+
+
+def limit_threads() -> Any:
+    """One thread for every library loaded so far; the result has to be kept."""
+    from threadpoolctl import threadpool_limits
+
+    cv2.setNumThreads(1)
+    # PyTorch sets its threads anew at its first parallel call, from what the machine has.
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
+    return threadpool_limits(1)
 
 
 def warm(estimator: Estimator) -> None:
@@ -192,7 +203,7 @@ def run_estimator(
         "uses_labels": estimator.uses_labels,
         "version": estimator.version,
     }
-    claim_folder(root, **identity, overwrite=options.overwrite)
+    claim_folder(root, **identity, overwrite=options.overwrite, whole=options.shard[1] == 1)
     shell = Manifest(root, **identity, threshold=DEFAULT_THRESHOLD)
     mine = list(items)[options.shard[0] :: options.shard[1]]
     todo = _missing(mine, shell, options)
@@ -205,6 +216,10 @@ def run_estimator(
         bar = progress_bar(outcomes, total=len(todo), desc=estimator.name, unit="map", show=options.progress)
         try:
             with Journal(root, shell.info(), options.shard) as journal, closing(outcomes):
+                if options.processes:
+                    # Compiled code is kept on disk: compiled once here, every process finds it. What keeps the
+                    # estimator from working at all is also said once, before any process starts.
+                    warm(estimator)
                 for outcome in bar:
                     answer(outcome, journal)
         except KeyboardInterrupt:

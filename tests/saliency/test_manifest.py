@@ -1,6 +1,7 @@
 """The manifest: numbers by hand, resuming, and files that are no manifests."""
 
 import json
+import multiprocessing
 import os
 
 import numpy as np
@@ -99,3 +100,48 @@ def test_binary_maps_are_written_with_one_bit(tmp_path):
     assert np.array_equal(read_map(tmp_path / "m.png"), mask)
     with pytest.raises(TypeError, match="expected uint8"):
         write_map(tmp_path / "m.png", mask.astype(float))
+
+
+def _claim(root, barrier, name, answers):
+    barrier.wait()
+    try:
+        claim_folder(root, estimator=name, preset="", uses_labels=False, version="1")
+        answers.put(name)
+    except DataError as error:
+        answers.put(str(error))
+
+
+def test_of_two_processes_that_claim_a_folder_at_once_one_gets_it(tmp_path):
+    context = multiprocessing.get_context("fork")
+    for i in range(12):
+        barrier, answers = context.Barrier(2), context.SimpleQueue()
+        both = [context.Process(target=_claim, args=(tmp_path / str(i), barrier, name, answers)) for name in "ab"]
+        for process in both:
+            process.start()
+        got = [answers.get() for _ in both]
+        for process in both:
+            process.join()
+        winner = read_manifest(tmp_path / str(i)).estimator
+        assert winner in got and sum(answer in "ab" for answer in got) == 1, got
+
+
+def test_a_folder_that_changes_hands_loses_its_maps_first(maps, monkeypatch):
+    (maps / "broken.png").unlink()
+    listed(maps)
+    other = {"estimator": "rbd", "preset": "", "uses_labels": False, "version": "1"}
+    with pytest.raises(DataError, match="holds maps of toy 'p' version '3', which --overwrite with --shard cannot"):
+        claim_folder(maps, **other, overwrite=True, whole=False)
+    put(maps, "stranger", [[0, 255]])
+    with pytest.raises(DataError, match=r"1 PNG files that its manifest does not describe \(stranger.png, ...\)"):
+        claim_folder(maps, **other, overwrite=True)
+    (maps / "stranger.png").unlink()
+    assert len(list(maps.rglob("*.png"))) == 3
+
+    # Interrupted on the way: what is left belongs to its old maker.
+    with monkeypatch.context() as patch:
+        patch.setattr(manifest_module, "_write", lambda manifest: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            claim_folder(maps, **other, overwrite=True)
+    assert read_manifest(maps).estimator == "toy" and not list(maps.rglob("*.png"))
+    claim_folder(maps, **other, overwrite=True)
+    assert read_manifest(maps).estimator == "rbd"

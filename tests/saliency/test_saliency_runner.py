@@ -146,6 +146,25 @@ def test_nothing_is_remembered_of_maps_that_were_replaced_by_others(images: Path
     assert (report.made, manifest.preset, manifest.unreadable_images) == (8, "other", {})
 
 
+def test_an_interrupted_overwrite_leaves_no_map_of_the_former_maker(images: Path, tmp_path: Path) -> None:
+    maps = tmp_path / "maps"
+    run(images, maps)
+    old = {p.name: p.stat().st_mtime_ns for p in maps.glob("*.png")}
+
+    def read(path: str) -> np.ndarray:
+        if path.endswith("2.png"):
+            raise KeyboardInterrupt
+        return read_image(path)
+
+    with pytest.raises(DataError, match="--overwrite with --shard cannot replace"):
+        run(images, maps, preset="other", overwrite=True, shard=(0, 2))
+    manifest, report = run(images, maps, preset="other", overwrite=True, read=read)
+    assert report.interrupted and sorted(manifest.maps) == ["0", "1"]
+    manifest, report = run(images, maps, preset="other")
+    assert (report.made, report.kept, len(manifest.maps)) == (6, 2, 8)
+    assert not [name for name, made in old.items() if (maps / name).stat().st_mtime_ns == made]
+
+
 def test_values_are_rounded_not_cut(tmp_path: Path) -> None:
     values = np.array([[0.4, 0.6, 127.6, 254.6]], dtype=np.float32) / 255
     MapWorker(Obedient(), str(tmp_path), read_image).store("x", values)
