@@ -72,7 +72,7 @@ ONE_STEP = ("SOLVER.MAX_ITER", 1, "SOLVER.STEPS", "()", "SOLVER.CHECKPOINT_PERIO
 
 def with_edits(base: dict, changes: list[Edit], folder: Path) -> Path:
     """A yaml as a user would have written it."""
-    nested = copy.deepcopy(base)
+    nested = copy.deepcopy(base) | {"OUTPUT_DIR": mkdtemp(dir=folder)}
     for key, value in changes:
         *parents, last = key.split(".")
         node = nested
@@ -108,7 +108,7 @@ def named(key: str, value: object, sentence: str) -> bool:
 def test_random_edits_run_or_are_refused_in_a_sentence(
     kind: str, changes: list[Edit], bases: dict[str, dict], tmp_path: Path
 ) -> None:
-    outcome(with_edits(bases[kind], changes, Path(mkdtemp(dir=tmp_path))), changes)
+    outcome(with_edits(bases[kind], changes, tmp_path), changes)
 
 
 @pytest.mark.detectron2
@@ -118,7 +118,7 @@ def test_random_edits_run_or_are_refused_in_a_sentence(
 def test_random_edits_run_or_are_refused_in_a_sentence_by_detectron2(
     kind: str, changes: list[Edit], bases: dict[str, dict], tmp_path: Path
 ) -> None:
-    outcome(with_edits(bases[kind], changes, Path(mkdtemp(dir=tmp_path))), changes, "detectron2")
+    outcome(with_edits(bases[kind], changes, tmp_path), changes, "detectron2")
 
 
 # The engines' samplers draw differently, so all candidates are sampled; the scene has three classes; data, weights and
