@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 
@@ -60,12 +61,17 @@ class RegionEstimator(Estimator):
         self.region_px = region_sizes(region_px) or type(self).region_px
         if not isinstance(max_side, int) or max_side < MIN_SIDE:
             raise ConfigError(f"max_side of {self.name} is {max_side!r}; expected a whole number >= {MIN_SIDE} (px)")
-        smallest = min(self.region_px)
+        smallest, largest = min(self.region_px), max(self.region_px)
         if smallest < SMALLEST_REGION or (most := self.region_count(max_side, max_side, smallest)) > MOST_REGIONS:
             what = "smaller ones tell nothing" if smallest < SMALLEST_REGION else f"that makes up to {most} of them"
             raise ConfigError(
                 f"{self.name} got max_side {max_side} and region_px {self.region_px}: {what}; expected regions of at "
                 f"least {SMALLEST_REGION} px, and at most {MOST_REGIONS} (time grows with their cube)"
+            )
+        if (fewest := self.region_count(max_side, max_side * 3 // 4, largest)) < SMALL_COUNT:
+            raise ConfigError(
+                f"{self.name} got max_side {max_side} and region_px {self.region_px}: a photo has {fewest} regions "
+                f"then, too few to compare; expected regions so small that there are at least {SMALL_COUNT}"
             )
 
     @abstractmethod
@@ -73,7 +79,7 @@ class RegionEstimator(Estimator):
         """Saliency of each region: (n,), in [0, 1]; the regions differ visibly and are at least FEWEST_REGIONS."""
 
     def region_count(self, height: int, width: int, region_px: float) -> int:
-        """How many regions a picture of the working size gets."""
+        """How many regions of that size a picture of the working size has."""
         return max(1, round(height * width / region_px))
 
     def estimate(self, image: np.ndarray) -> np.ndarray:
@@ -91,7 +97,9 @@ class RegionEstimator(Estimator):
         rgb, lab = to_planes(image, (max(1, round(height / REDUCE)), max(1, round(width / REDUCE))))
         found = []
         for region_px in self.region_px:
-            labels, count = slic(lab, self.region_count(height, width, region_px), COMPACTNESS)
+            # Small pictures get smaller regions, so that there are some to compare.
+            wanted = max(SMALL_COUNT, self.region_count(height, width, region_px))
+            labels, count = slic(lab, wanted, COMPACTNESS)
             regions = measure_regions(rgb, labels, count, max(1, BORDER_BAND // REDUCE))
             if count >= FEWEST_REGIONS and visible(regions.colour):
                 found.append((labels, self.finite(self.scores(regions))))
@@ -124,10 +132,10 @@ def region_sizes(given: float | Sequence[float]) -> tuple[float, ...]:
     """One size or several as a tuple.
 
     Raises:
-        ConfigError: what is given is no number.
+        ConfigError: what is given is no finite number.
     """
     sizes = tuple(given) if isinstance(given, Sequence) and not isinstance(given, str) else (given,)
-    if not all(isinstance(px, (int, float)) for px in sizes):
+    if not all(isinstance(px, (int, float)) and math.isfinite(px) for px in sizes):
         raise ConfigError(f"region_px is {given!r}; expected a number of px, or a list of them")
     return sizes
 

@@ -246,6 +246,24 @@ def test_unknown_names_are_answered() -> None:
         build_estimator("rbd", max_side=6000)
     with pytest.raises(ConfigError, match="region_px is 'fine'; expected a number"):
         build_estimator("rbd", region_px="fine")
+    with pytest.raises(ConfigError, match="region_px is nan; expected a number"):
+        build_estimator("rbd", region_px=float("nan"))
+
+
+@pytest.mark.parametrize("name", ["gs", "mc", "rbd", "fusion"])
+def test_regions_too_large_to_compare_are_refused(name: str) -> None:
+    # 400 x 300 px: 1 region; 10 of them are the largest allowed.
+    with pytest.raises(ConfigError, match=f"{name} got max_side 400 .*a photo has 1 regions then.*at least 10"):
+        build_estimator(name, region_px=(300, 100_000))
+    with pytest.raises(ConfigError, match="a photo has 9 regions then"):
+        build_estimator(name, region_px=13_000)
+    # Where that size is too large for a small picture alone, the picture has a map all the same.
+    coarse = build_estimator(name, region_px=12_000)
+    # For MC all of 10 regions touch the border of some pictures, and it asks how far regions are from it.
+    for height, width in ((90, 120), (60, 100), (10, 12)) if name != "mc" else ():
+        image = np.full((height, width, 3), 40, np.uint8)
+        image[height // 3 : -(height // 3), width // 3 : -(width // 3)] = (220, 60, 60)
+        assert coarse(image).max() > 0.9
 
 
 def test_one_partition_is_the_published_form() -> None:
