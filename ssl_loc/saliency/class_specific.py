@@ -46,7 +46,7 @@ class ClassSpecific(Estimator):
         self.by_label = target == LABEL
         self.target: int | None = target if isinstance(target, int) else None
         # Maps of two classifiers are not mixed in a folder.
-        self.version = f"1 of {file_digest(weights)}"
+        self.version = f"2 of {file_digest(weights)}"
         self._network: Classifier | None = None
 
     def network(self) -> Classifier:

@@ -17,6 +17,8 @@ from ssl_loc.utils.errors import DataError, WeightsError
 
 # ImageNet statistics, RGB in 0..1: what torchvision's and most other classifiers were trained with.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# Longer pictures are squeezed to this aspect: at the same short side a strip of 1 x 3000 px would fill the memory.
+MAX_ASPECT = 8
 # Words that wrappers put in front of names, and keys that training scripts put around the weights.
 _PREFIXES = ("module.", "model.", "backbone.", "encoder.")
 # What torch.load raises for files that are no checkpoints, or damaged ones.
@@ -98,10 +100,13 @@ def _resnet(state: dict[str, Tensor]) -> ResNet:
 
 
 def prepare_image(image: np.ndarray, side: int) -> Tensor:
-    """uint8 (H, W, 3) -> float32 (1, 3, h, w), normalised; the shorter side becomes ``side`` px, nothing is cropped."""
+    """uint8 (H, W, 3) -> float32 (1, 3, h, w), normalised; the shorter side becomes ``side`` px, nothing is cropped.
+
+    The longer side becomes at most MAX_ASPECT x ``side``, out of proportion where the picture is thinner than that.
+    """
     x = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
     scale = side / min(image.shape[:2])
-    size = [max(side, round(image.shape[0] * scale)), max(side, round(image.shape[1] * scale))]
+    size = [min(MAX_ASPECT * side, max(side, round(length * scale))) for length in image.shape[:2]]
     x = F.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False) / 255
     return (x - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
 
