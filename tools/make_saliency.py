@@ -55,14 +55,23 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--preset", default="", help="named constants of the method (or, precomputed: its settings)")
     p.add_argument("--threshold", type=int, default=DEFAULT_THRESHOLD, help="salient = grey value above this (128)")
     p.add_argument("--reduce", type=int, default=1, metavar="N", help="store at 1/N of the image size, 1 to 16")
-    p.add_argument("--overwrite", action="store_true", help="make maps again that exist")
+    p.add_argument(
+        "--overwrite", action="store_true", help="make maps again that exist, removing those of another method"
+    )
     g = p.add_argument_group("estimators")
     g.add_argument("--set", nargs="+", default=[], metavar="KEY VALUE", dest="options", help="options of the estimator")
     g.add_argument("--workers", type=int, metavar="N", help="processes (default: one per processor; 0: none)")
     g.add_argument("--shard", default="0/1", metavar="I/N", help="only every Nth image, from the Ith on (0 to N-1)")
     g.add_argument("--time-limit", type=float, default=60, metavar="S", help="seconds per image (60)")
-    g.add_argument("--max-bad", type=float, default=0.05, metavar="SHARE", help="images without a map allowed (.05)")
-    g.add_argument("--retry", action="store_true", help="make maps again that failed or took too long")
+    g.add_argument(
+        "--max-bad",
+        type=float,
+        metavar="SHARE",
+        help="images without a map allowed, 0 to 1 (.05, but at least 10 images)",
+    )
+    g.add_argument(
+        "--retry", action="store_true", help="make maps again that failed, took too long or do not fit their image"
+    )
     g = p.add_argument_group("precomputed")
     g.add_argument("--estimator", help="what made the maps, e.g. deep-usps")
     g.add_argument("--uses-labels", choices=("yes", "no"), help="did labels of any kind go into them?")

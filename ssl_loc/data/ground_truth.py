@@ -16,6 +16,7 @@ from ssl_loc.data.image_io import read_size
 from ssl_loc.data.records import Record, Segment
 from ssl_loc.saliency.manifest import Manifest, claim_folder, write_manifest
 from ssl_loc.saliency.map_io import write_map
+from ssl_loc.saliency.resume import standing_maps
 from ssl_loc.saliency.store import reduce_mask
 from ssl_loc.utils.errors import DataError
 from ssl_loc.utils.file_io import safe_join
@@ -82,8 +83,8 @@ def write_ground_truth_maps(
 ) -> Manifest:
     """Write ROOT/<key>.png for every record, and the manifest.
 
-    Each file is written atomically and files that exist are kept, so an interrupted run is continued by running it
-    again. With ``reduce`` N the maps are stored at 1/N of the image size (decoding one is N^2 times less work).
+    Each file is written atomically and readable files that exist are kept, so an interrupted run is continued by
+    running it again. With ``reduce`` N the maps are stored at 1/N of the image size (N^2 times less to decode).
 
     Raises:
         DataError: the dataset has no objects, or the folder holds other maps.
@@ -101,9 +102,10 @@ def write_ground_truth_maps(
         "version": __version__,
     }
     claim_folder(root, **identity, overwrite=overwrite)
+    shell = Manifest(str(root), **identity)
+    kept = {} if overwrite else standing_maps(shell, {record.key: record.path for record in dataset.records}).kept
     for record in progress_bar(dataset.records, desc="ground truth", unit="map", show=progress):
-        path = safe_join(root, f"{record.key}.png")
-        if overwrite or not path.exists():
+        if record.key not in kept:
             size = read_size(record.path)
-            write_map(path, reduce_mask(rasterize(record, size, prefer), size, reduce))
-    return write_manifest(root, **identity, progress=progress)
+            write_map(safe_join(root, f"{record.key}.png"), reduce_mask(rasterize(record, size, prefer), size, reduce))
+    return write_manifest(root, **identity, measured=kept, progress=progress)

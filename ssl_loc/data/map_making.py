@@ -15,6 +15,9 @@ from ssl_loc.saliency.runner import RunOptions, RunReport, items_of, run_estimat
 from ssl_loc.saliency.store import MAX_REDUCE
 from ssl_loc.utils.errors import ConfigError, DataError
 
+# s; a day, well below what timers of operating systems hold.
+LONGEST = 86400
+
 
 def write_estimated_maps(
     dataset: Dataset,
@@ -47,8 +50,13 @@ def write_estimated_maps(
     """
     if not 1 <= reduce <= MAX_REDUCE:
         raise ConfigError(f"--reduce is {reduce}; expected 1 to {MAX_REDUCE}")
-    if time_limit <= 0:
-        raise ConfigError(f"--time-limit is {time_limit}; expected seconds per image, above 0")
+    if not 0 < time_limit <= LONGEST:
+        raise ConfigError(f"--time-limit is {time_limit}; expected seconds per image, above 0 and at most {LONGEST}")
+    if processes is not None and processes < 0:
+        raise ConfigError(f"--workers is {processes}; expected a number of processes, or 0 to work in this one")
+    max_bad = how.get("max_bad")
+    if max_bad is not None and not 0 <= max_bad <= 1:
+        raise ConfigError(f"--max-bad is {max_bad}; expected a share of the images, 0 to 1")
     estimator = build_estimator(method, preset, **(options or {}))
     unique_keys(dataset.records)
     _keep_apart(dataset, root)

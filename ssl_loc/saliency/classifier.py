@@ -74,9 +74,12 @@ def _read(path: str | os.PathLike) -> dict[str, Tensor]:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise WeightsError(f"cannot read classifier {path}: {error.strerror or error}") from None
-    except _DAMAGE as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise WeightsError(f"{path} is no checkpoint that loads with weights_only=True: {first}") from None
+    except _DAMAGE:
+        # PyTorch's own text advises to load the file unsafely.
+        raise WeightsError(
+            f"{path} is no checkpoint of tensors and plain values; expected the state dict of a torchvision ResNet, or "
+            "a container of one, e.g. written by torch.save(model.state_dict(), FILE)"
+        ) from None
     for key in _CONTAINERS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -131,12 +132,14 @@ def write_manifest(
     uses_labels: bool,
     version: str = "",
     threshold: int = DEFAULT_THRESHOLD,
+    measured: Mapping[str, MapEntry] | None = None,
     progress: bool = False,
 ) -> Manifest:
     """Describe every ROOT/**/*.png and write ROOT/manifest.json atomically; returns the manifest.
 
     Maps that an earlier manifest or the journal of their run describes, and whose size and time have not changed, are
-    not read again. Several shards may end at the same time in one folder: the last one lists everything.
+    not read again; nor are those of ``measured``, which the caller has just described. Several shards may end at the
+    same time in one folder: the last one lists everything.
 
     Raises:
         DataError: ``root`` is no folder or holds no map.
@@ -147,6 +150,7 @@ def write_manifest(
     with folder_lock(root):
         files = scan_maps(root)
         known, unreadable = known_entries(manifest)
+        known |= measured or {}
         for key, status in progress_bar(files.items(), desc="manifest", unit="map", show=progress):
             entry = known.get(key)
             if entry is None or (entry.bytes, entry.mtime_ns) != (status.st_size, status.st_mtime_ns):

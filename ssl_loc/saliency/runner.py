@@ -22,13 +22,13 @@ from ssl_loc.saliency.journal import Journal
 from ssl_loc.saliency.manifest import (
     DEFAULT_THRESHOLD,
     Manifest,
+    MapEntry,
     claim_folder,
     describe_array,
-    known_entries,
-    scan_maps,
     write_manifest,
 )
 from ssl_loc.saliency.map_io import MAP_SUFFIX, write_map
+from ssl_loc.saliency.resume import UNREADABLE, standing_maps
 from ssl_loc.saliency.store import first_names, reduce_mask
 from ssl_loc.saliency.timed_pool import DIED, OVERRUN, Outcome, run_timed
 from ssl_loc.utils.errors import ConfigError, DataError
@@ -36,7 +36,7 @@ from ssl_loc.utils.file_io import safe_join
 from ssl_loc.utils.progress import progress_bar
 
 _LOGGER = logging.getLogger(__name__)
-FAILED, UNREADABLE = "failed", "unreadable"
+FAILED = "failed"
 # Kinds of images without an answer that get a black map, so that the folder stays complete.
 STAND_INS = (FAILED, OVERRUN, DIED)
 # A run stops when more than this share of its images, and more than a handful, had no answer: something is wrong then.
@@ -159,8 +159,10 @@ class RunOptions:
         time_limit: seconds per image; an image that takes longer gets a black map, flagged "timeout".
         shard: (I, N): only every Nth image, from the Ith on.
         overwrite: make maps again that exist.
-        retry: make maps again that stand in for an answer (flags "failed", "timeout", "died").
-        max_bad: largest share of images without an answer; more stop the run.
+        retry: make maps again that stand in for an answer (flags "failed", "timeout", "died") or do not fit their
+            image; unreadable ones are always made again.
+        max_bad: largest share of images without an answer, those of earlier runs included; more stop the run. None is
+            ``MAX_BAD_SHARE``, but never fewer than ``HANDFUL`` images.
         progress: show a bar.
     """
 
@@ -171,8 +173,14 @@ class RunOptions:
     shard: tuple[int, int] = (0, 1)
     overwrite: bool = False
     retry: bool = False
-    max_bad: float = MAX_BAD_SHARE
+    max_bad: float | None = None
     progress: bool = True
+
+    def allowed(self, count: int) -> int:
+        """How many of ``count`` images may have no answer."""
+        if self.max_bad is None:
+            return max(HANDFUL, int(MAX_BAD_SHARE * count))
+        return int(self.max_bad * count + 1e-9)  # .29 of 100 are 29, not 28.999
 
 
 def run_estimator(
@@ -206,11 +214,13 @@ def run_estimator(
     claim_folder(root, **identity, overwrite=options.overwrite, whole=options.shard[1] == 1)
     shell = Manifest(root, **identity, threshold=DEFAULT_THRESHOLD)
     mine = list(items)[options.shard[0] :: options.shard[1]]
-    todo = _missing(mine, shell, options)
-    report = RunReport(kept=len(mine) - len(todo))
+    kept = _kept(mine, shell, options, read_size)
+    todo = [item for item in mine if item.key not in kept]
+    report = RunReport(kept=len(kept))
     if todo:
         worker = MapWorker(estimator, root, read, options.reduce)
-        answer = _Answers(shell, worker, read_size, report, options.max_bad * len(mine))
+        before = sum(any(flag in STAND_INS for flag in entry.flags) for entry in kept.values())
+        answer = _Answers(shell, worker, read_size, report, options.allowed(len(mine)), before)
         modules = [type(estimator).__module__, read.__module__]
         outcomes = run_timed(worker, todo, min(options.processes, len(todo)), options.time_limit, modules)
         bar = progress_bar(outcomes, total=len(todo), desc=estimator.name, unit="map", show=options.progress)
@@ -224,18 +234,18 @@ def run_estimator(
                     answer(outcome, journal)
         except KeyboardInterrupt:
             report.interrupted = True
-    return write_manifest(root, **identity, progress=options.progress), report
+    return write_manifest(root, **identity, measured=kept, progress=options.progress), report
 
 
-def _missing(items: list[Item], shell: Manifest, options: RunOptions) -> list[Item]:
-    """The items whose map has to be made."""
+def _kept(
+    items: list[Item], shell: Manifest, options: RunOptions, read_size: Callable[[str], tuple[int, int]]
+) -> dict[str, MapEntry]:
+    """The maps that need not be made; ``retry`` also looks whether they fit their images."""
     if options.overwrite:
-        return items
-    existing = set(scan_maps(shell.root))
-    if options.retry:
-        entries, _ = known_entries(shell)
-        existing -= {key for key, entry in entries.items() if set(entry.flags) & set(STAND_INS)}
-    return [item for item in items if item.key not in existing]
+        return {}
+    flags = (UNREADABLE, *STAND_INS) if options.retry else (UNREADABLE,)
+    paths = {item.key: item.path for item in items}
+    return standing_maps(shell, paths, flags, read_size if options.retry else None).kept
 
 
 @dataclass
@@ -246,7 +256,8 @@ class _Answers:
     worker: MapWorker
     read_size: Callable[[str], tuple[int, int]]
     report: RunReport
-    allowed: float
+    allowed: int
+    before: int = 0
 
     def __call__(self, outcome: Outcome, journal: Journal) -> None:
         item: Item = outcome.task
@@ -257,11 +268,12 @@ class _Answers:
             return
         _LOGGER.warning("%s: %s%s", made.kind, item.path, f" ({made.reason})" if made.reason else "")
         self.report.bad.setdefault(made.kind, []).append(item.key)
-        bad = sum(map(len, self.report.bad.values()))
-        if bad > max(HANDFUL, self.allowed):
+        bad = self.before + sum(map(len, self.report.bad.values()))
+        if bad > self.allowed:
             kinds = "; ".join(f"{len(keys)} {kind}: {first_names(keys)}" for kind, keys in self.report.bad.items())
+            kinds += f"; {self.before} of earlier runs, which --retry makes again" if self.before else ""
             raise DataError(
-                f"{bad} images have no map, more than the {self.allowed:.0f} that --max-bad allows ({kinds}); look at "
+                f"{bad} images have no map, more than the {self.allowed} that --max-bad allows ({kinds}); look at "
                 f"these files, or at the time limit. The maps made so far are kept in {self.shell.root}"
             )
 

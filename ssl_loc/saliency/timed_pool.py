@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 # A second task waits in the pipe, so that a process never waits for this one.
 DEPTH = 2
-# Imports, and compilation where nothing is cached yet.
+# Imports from a slow disk, with as many processes as processors; callers compile before they start any.
 START_LIMIT = 300.0
 OVERRUN, DIED = "timeout", "died"
 
@@ -194,4 +194,6 @@ def _serve(pipe: Connection, worker: TaskWorker) -> None:
     except (EOFError, BrokenPipeError, ConnectionResetError):
         sys.exit(0)
     except Exception as error:  # noqa: BLE001  (handed on to the process that asked, which raises it)
-        pipe.send(("error", (error, traceback.format_exc())))
+        # Another process may have said it first, and all are being ended.
+        with suppress(BrokenPipeError, ConnectionResetError):
+            pipe.send(("error", (error, traceback.format_exc())))

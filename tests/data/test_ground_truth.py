@@ -81,5 +81,9 @@ def test_writing_continues_where_it_stopped(tmp_path):
     write_ground_truth_maps(dataset, tmp_path / "m", progress=False)
     assert read_map(tmp_path / "m" / "1.png")[0].tolist() == [0, 255, 255, 0, 0, 0]
     assert read_map(tmp_path / "m" / "2.png").min() == 255  # kept: it was there
+    (tmp_path / "m" / "0.png").write_bytes(b"no picture")
+    manifest = write_ground_truth_maps(dataset, tmp_path / "m", progress=False)
+    assert read_map(tmp_path / "m" / "0.png")[0].tolist() == [255, 255, 0, 0, 0, 0]
+    assert manifest.maps["0"].flags == []
     with pytest.raises(DataError, match="has no boxes or masks; expected one with annotations"):
         write_ground_truth_maps(get_dataset(f"folder:{tmp_path}/s"), tmp_path / "n", progress=False)

@@ -173,11 +173,38 @@ def test_values_are_rounded_not_cut(tmp_path: Path) -> None:
 
 def test_too_many_bad_images_stop_the_run_and_keep_the_others(tmp_path: Path, caplog) -> None:
     images = draw_images(tmp_path / "images", [ANSWER] * 4 + [FAIL] * 20)
-    with pytest.raises(DataError, match=r"11 images have no map, more than the 1 that --max-bad allows \(11 failed: "):
+    with pytest.raises(DataError, match=r"11 images have no map, more than the 10 that --max-bad allows \(11 failed: "):
         run(images, tmp_path / "maps")
     assert caplog.text.count("failed: ") == 11
     _, report = run(images, tmp_path / "maps", max_bad=1.0)
     assert report.kept == 14  # in the order of names 0, 1, 10 .. 19, 2, 20: three good ones and the eleven
+
+
+def test_max_bad_is_a_bound_across_runs(tmp_path: Path) -> None:
+    images = draw_images(tmp_path / "images", [FAIL] * 3 + [ANSWER] * 7)
+    with pytest.raises(DataError, match="1 images have no map, more than the 0 that --max-bad allows"):
+        run(images, tmp_path / "maps", max_bad=0.0)
+    with pytest.raises(DataError, match=r"2 images .* the 1 that .*; 1 of earlier runs, which --retry makes again\)"):
+        run(images, tmp_path / "maps", max_bad=0.1)
+    _, report = run(images, tmp_path / "maps", max_bad=0.3)
+    assert (report.made, report.kept, report.bad) == (7, 2, {"failed": ["2"]})
+    assert RunOptions(max_bad=0.29).allowed(100) == 29
+    assert (RunOptions().allowed(100), RunOptions().allowed(1000)) == (10, 50)
+
+
+def test_maps_that_cannot_be_used_are_made_again(images: Path, tmp_path: Path, caplog) -> None:
+    maps = tmp_path / "maps"
+    run(images, maps)
+    good = pixels(maps)
+    (maps / "3.png").write_bytes(good["3.png"][:30])
+    Image.new("L", (7, 5), 200).save(maps / "5.png")
+    manifest, report = run(images, maps)
+    assert (report.made, report.kept, manifest.maps["3"].flags) == (1, 7, [])
+    assert "1 maps in " in caplog.text and "are made again (unreadable): 3" in caplog.text
+    _, report = run(images, maps, retry=True)
+    assert (report.made, report.kept) == (1, 7)
+    assert "are made again (wrong size): 5" in caplog.text
+    assert pixels(maps) == good
 
 
 def test_ctrl_c_keeps_what_is_done(images: Path, tmp_path: Path) -> None:
@@ -221,8 +248,14 @@ def test_options_are_part_of_what_the_folder_holds(images: Path, tmp_path: Path)
             write_estimated_maps(dataset, tmp_path / "maps", options={"size": 3}, **how)
         with pytest.raises(ConfigError, match="--reduce is 17"):
             write_estimated_maps(dataset, tmp_path / "maps", reduce=17, **how)
-        with pytest.raises(ConfigError, match="--time-limit is 0"):
-            write_estimated_maps(dataset, tmp_path / "maps", time_limit=0, **how)
+        for bad in (0, float("nan"), float("inf"), 1e9):
+            with pytest.raises(ConfigError, match=f"--time-limit is {bad}; expected seconds"):
+                write_estimated_maps(dataset, tmp_path / "maps", time_limit=bad, **how)
+        for share in (-1.0, 7.0, float("nan")):
+            with pytest.raises(ConfigError, match=f"--max-bad is {share}; expected a share"):
+                write_estimated_maps(dataset, tmp_path / "maps", max_bad=share, **how)
+        with pytest.raises(ConfigError, match="--workers is -1; expected a number"):
+            write_estimated_maps(dataset, tmp_path / "maps", **{**how, "processes": -1})
         Image.new("RGB", (8, 8)).save(images / "0.bmp")
         with pytest.raises(DataError, match="would share the map '0.png'"):
             write_estimated_maps(get_dataset(f"folder:{images}"), tmp_path / "maps", **how)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections import Counter
 
 import pytest
 from helpers.saliency_estimators import Shouter
 
-from ssl_loc.saliency.timed_pool import PoolError, run_timed
+from ssl_loc.saliency.timed_pool import PoolError, _serve, run_timed
 
 
 @pytest.mark.parametrize("processes", [0, 1, 3])
@@ -46,6 +47,28 @@ def test_tasks_are_taken_as_needed_and_processes_end_with_the_loop() -> None:
     outcomes.close()
     assert len(taken) <= 6  # two in each pipe, and one more for the answer
     assert not multiprocessing.active_children()
+
+
+class Failing(Shouter):
+    def prepare(self) -> None:
+        raise RuntimeError("no weights")
+
+
+def test_processes_that_fail_together_say_nothing_themselves(capfd) -> None:
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match="no weights"):
+            list(run_timed(Failing(), ["a", "b", "c", "d"], 4, 30.0))
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_an_error_that_nobody_waits_for_is_dropped() -> None:
+    ours, theirs = multiprocessing.Pipe()
+    ours.close()
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        _serve(theirs, Failing())  # no BrokenPipeError
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class Broken(Shouter):
