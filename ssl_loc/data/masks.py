@@ -167,7 +167,8 @@ def _folder(node: CfgNode, records: RecordTable, sizes: np.ndarray) -> tuple[Mas
 def check_dataset_maps(records: RecordTable, root: str, threshold: int) -> MapReport:
     """Compare a folder of maps with the images of a dataset (what ``tools/make_saliency.py --check`` prints)."""
     manifest = read_manifest(root)
-    return check_maps(manifest, dict(zip(unique_keys(records), _known(image_sizes(records)), strict=True)), threshold)
+    sizes = dict(zip(unique_keys(records), _known(image_sizes(records)), strict=True))
+    return check_maps(manifest, sizes, threshold, measure=True)
 
 
 def bad_maps_message(root: str, report: MapReport) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from ssl_loc.saliency.manifest import Manifest, MapEntry, read_manifest, scan_maps
+from ssl_loc.saliency.manifest import Manifest, MapEntry, describe_map, read_manifest, scan_maps
 from ssl_loc.saliency.map_io import MAP_SUFFIX, read_map
 from ssl_loc.utils.errors import DataError
 from ssl_loc.utils.file_io import safe_join
@@ -26,7 +26,7 @@ class MapReport:
     """What the check of a folder of maps found: kind of problem -> keys.
 
     "missing" has no file, "unlisted" a file that the manifest does not describe, "changed" a file of another size than
-    described, "wrong size" neither the image's size nor an integer fraction of it. "empty" and "full" are usable.
+    described (or, where maps are measured, with other contents), "wrong size" neither the image's size nor an integer fraction of it. "empty" and "full" are usable.
     """
 
     checked: int = 0
@@ -70,13 +70,17 @@ def _divides(small: int, large: int, n: int) -> bool:
     return small in (max(1, large // n), -(-large // n))
 
 
-def check_maps(manifest: Manifest, sizes: Mapping[str, tuple[int, int] | None], threshold: int) -> MapReport:
-    """Compare a manifest with the images it should serve; no map is opened.
+def check_maps(
+    manifest: Manifest, sizes: Mapping[str, tuple[int, int] | None], threshold: int, measure: bool = False
+) -> MapReport:
+    """Compare a manifest with the images it should serve; no map is opened without ``measure``.
 
     Args:
         manifest: as read from the folder.
         sizes: key -> (height, width) of each image; None where the image itself could not be read (not compared).
         threshold: grey value above which a pixel is salient (may differ from the manifest's).
+        measure: read maps whose file has another time than listed, and compare what they look like: an edited map of
+            the same size in bytes is found, a copied folder is not taken for a changed one.
     """
     files = scan_maps(manifest.root)
     report = MapReport(checked=len(sizes))
@@ -86,11 +90,20 @@ def check_maps(manifest: Manifest, sizes: Mapping[str, tuple[int, int] | None], 
             report.bad["missing"].append(key)
         elif entry is None:
             report.bad["unlisted"].append(key)
-        elif status.st_size != entry.bytes:
+        elif status.st_size != entry.bytes or (measure and _looks_different(manifest, key, entry, status)):
             report.bad["changed"].append(key)
         else:
             _judge(report, key, entry, size, threshold)
     return report
+
+
+def _looks_different(manifest: Manifest, key: str, entry: MapEntry, status: os.stat_result) -> bool:
+    if status.st_mtime_ns == entry.mtime_ns:
+        return False
+    found = describe_map(manifest.path(key), status, manifest.threshold)
+    return (found.height, found.width, found.mean, found.share, found.low, found.high) != (
+        *(entry.height, entry.width, entry.mean, entry.share, entry.low, entry.high),
+    )
 
 
 def _judge(report: MapReport, key: str, entry: MapEntry, size: tuple[int, int] | None, threshold: int) -> None:

@@ -1,5 +1,8 @@
 """The store: which sizes fit, what the check finds, how masks are read and reduced."""
 
+import io
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -74,6 +77,28 @@ def test_the_check_names_every_kind_of_problem(tmp_path):
     # Another threshold than the manifest's, and an image whose size could not be read.
     assert check_maps(manifest, {"faint": (4, 6), "turned": None}, 60).found() == {"full": ["faint"]}
     assert check_maps(manifest, {"faint": (4, 6)}, 100).found() == {"empty": ["faint"]}  # "greater than", not "from"
+
+
+def test_edited_maps_of_the_same_size_in_bytes_are_found_and_copied_ones_are_not(tmp_path):
+    good = np.zeros((16, 16), dtype=np.uint8)
+    good[4:12, 4:12] = 200
+    for key in ("copied", "edited", "same"):
+        (tmp_path / f"{key}.png").write_bytes(_stored_png(good))
+    manifest = write_manifest(tmp_path, estimator="toy", uses_labels=False)
+    (tmp_path / "edited.png").write_bytes(_stored_png(np.where(np.arange(16) < 8, good, 0).astype(np.uint8)))
+    assert (tmp_path / "edited.png").stat().st_size == manifest.maps["edited"].bytes
+    os.utime(tmp_path / "edited.png", ns=(7, 7))
+    os.utime(tmp_path / "copied.png", ns=(7, 7))
+    sizes = dict.fromkeys(manifest.maps, (16, 16))
+    assert check_maps(manifest, sizes, 128, measure=True).found() == {"changed": ["edited"]}
+    assert check_maps(manifest, sizes, 128).found() == {}
+
+
+def _stored_png(values):
+    """A PNG without compression: its size does not depend on its contents."""
+    stream = io.BytesIO()
+    Image.fromarray(values).save(stream, format="PNG", compress_level=0)
+    return stream.getvalue()
 
 
 def test_masks_are_binarised_and_reduced(tmp_path):
