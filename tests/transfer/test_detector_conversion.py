@@ -20,7 +20,7 @@ from ssl_loc.transfer.detector_check import FUNCTION_KEYS, open_detector
 from ssl_loc.transfer.detector_convert import convert_detector
 from ssl_loc.transfer.detector_file import read_detector
 from ssl_loc.transfer.detectron2_engine import Detectron2Engine
-from ssl_loc.transfer.recipe import Recipe
+from ssl_loc.transfer.recipe import Recipe, edited
 from ssl_loc.transfer.run import run_transfer
 from ssl_loc.utils.errors import ConfigError, WeightsError
 
@@ -67,6 +67,11 @@ def trained(names: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> 
 
 def headline(metrics: dict[str, float]) -> dict[str, float]:
     return {key: value for key, value in metrics.items() if key.split("/")[-1] in ("AP", "AP50", "AP75")}
+
+
+def elsewhere(recipe: Recipe) -> Recipe:
+    """The recipe with another OUTPUT_DIR: an evaluation does not overwrite a training."""
+    return edited(recipe, {"OUTPUT_DIR": f"{recipe.OUTPUT_DIR}_evaluated"})
 
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
@@ -119,7 +124,7 @@ def test_plain_detectron2_opens_a_converted_detector(kind: str, names: dict[str,
     convert_detector(out, "torchvision", tmp_path / "back.pth")
     before, after = read_detector(source), read_detector(tmp_path / "back.pth")
     assert before.model.keys() == after.model.keys() and before.about["recipe"] == after.about["recipe"]
-    again = run_transfer(recipe, str(tmp_path / "back.pth"), "torchvision", eval_only=True)
+    again = run_transfer(elsewhere(recipe), str(tmp_path / "back.pth"), "torchvision", eval_only=True)
     assert again is not None and first is not None and again.metrics == pytest.approx(first.metrics, nan_ok=True)
 
 
@@ -186,7 +191,7 @@ def test_there_and_back_without_detectron2(kind: str, names: dict[str, str], tmp
     for name in ("d2.pth", "back.pth"):
         if name == "back.pth":
             convert_detector(tmp_path / "d2.pth", "torchvision", tmp_path / name)
-        again = run_transfer(recipe, str(tmp_path / name), "torchvision", eval_only=True)
+        again = run_transfer(elsewhere(recipe), str(tmp_path / name), "torchvision", eval_only=True)
         assert result is not None and again is not None
         assert again.metrics == pytest.approx(result.metrics, nan_ok=True)
     # The yaml beside it has detectron2's keys only.
@@ -284,7 +289,7 @@ def test_counters_of_frozen_norms_stay_behind(names: dict[str, str], tmp_path: P
     assert done.dropped == 12
     state = read_detector(tmp_path / "d2.pth").model
     assert sum(key.endswith("num_batches_tracked") for key in state) == 8
-    assert run_transfer(recipe, str(tmp_path / "d2.pth"), "torchvision", eval_only=True) is not None
+    assert run_transfer(elsewhere(recipe), str(tmp_path / "d2.pth"), "torchvision", eval_only=True) is not None
 
 
 def test_the_tool(names: dict[str, str], tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]) -> None:

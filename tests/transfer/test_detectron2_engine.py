@@ -279,8 +279,10 @@ def test_run_length_masks_need_bitmask_format(tmp_path):
     names = draw_detection_data(tmp_path / "data")
     path = tmp_path / "data/coco/annotations/instances_train.json"
     content = json.loads(path.read_text())
+    sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
     for annotation in content["annotations"]:
-        annotation["segmentation"] = {"size": [72, 88], "counts": [0, 100, 72 * 88 - 100]}
+        height, width = sizes[annotation["image_id"]]
+        annotation["segmentation"] = {"size": [height, width], "counts": [0, 100, height * width - 100]}
     path.write_text(json.dumps(content))
     with pytest.raises(ConfigError, match="set INPUT.MASK_FORMAT bitmask"):
         run(tiny_recipe("mask", names, tmp_path / "out"))

@@ -125,7 +125,7 @@ def train(
     """
     dataset = _training_set(recipe)
     if job.classes:
-        require_equal_classes(dataset.classes, dataset.name, job.classes, TEST_SETS)
+        require_equal_classes(dataset.classes, f"DATASETS.TRAIN ({dataset.name})", job.classes, TEST_SETS)
     about.add(classes=list(dataset.classes))
     loader = TrainingLoader(cfg, dataset, recipe.SEED)
     logger.info("training on %d of the %d images of %s", len(loader), len(dataset), dataset.name)

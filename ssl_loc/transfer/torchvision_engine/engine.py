@@ -99,7 +99,7 @@ def _trained(job: TransferJob, recipe: Recipe, device: torch.device, asked: Reci
     assert job.trunk is not None
     data = training_set(recipe)
     if job.classes:
-        require_equal_classes(data.classes, data.name, job.classes, TEST_SETS)
+        require_equal_classes(data.classes, f"DATASETS.TRAIN ({data.name})", job.classes, TEST_SETS)
     model = new_detector(job, recipe).to(device)
     about = {
         "recipe": asked.to_dict(),
