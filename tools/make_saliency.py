@@ -107,7 +107,7 @@ def main() -> int:
     if args.preview and not status:
         from ssl_loc.visualization.map_sheet import write_map_sheet
 
-        print(f"wrote {write_map_sheet(dataset, read_manifest(args.out), args.preview)}")
+        print(write_map_sheet(dataset, read_manifest(args.out), args.preview).line())
     if args.check and not status:
         status, text = check(dataset, args)
         print(text)

@@ -55,6 +55,16 @@ def open_maps(given: str) -> Weights:
     return Weights(folder, label or Path(folder).resolve().name, MAPS, digest.hexdigest(), None, meta)
 
 
+def same_shape(a: tuple[int, int], b: tuple[int, int]) -> bool:
+    """True if one size (h, w) is the other one scaled, give or take a pixel of the smaller: maps may be stored small.
+
+    What is turned by 90 degrees, cropped or squeezed to a square is not.
+    """
+    (h, w), (tall, wide) = sorted((a, b), key=lambda size: size[0] * size[1])
+    # The scales at which the larger side would round to the smaller one, for rows and columns, have to overlap.
+    return (h - 1) * wide < (w + 1) * tall and (w - 1) * tall < (h + 1) * wide
+
+
 @dataclass(frozen=True)
 class Masks:
     """The masks to compare with.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -23,7 +24,19 @@ INK, WARN, PAPER = (34, 34, 34), (200, 60, 0), (255, 255, 255)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
-def write_map_sheet(dataset: Dataset, manifest: Manifest, out: str | Path, count: int = COUNT) -> Path:
+class Sheet(NamedTuple):
+    """A contact sheet that was written: the file, how many images it shows, and of how many that have a map."""
+
+    path: Path
+    shown: int
+    there: int
+
+    def line(self) -> str:
+        """One line for the terminal."""
+        return f"wrote {self.path}" + (f" ({self.shown} of {self.there} shown)" if self.shown < self.there else "")
+
+
+def write_map_sheet(dataset: Dataset, manifest: Manifest, out: str | Path, count: int = COUNT) -> Sheet:
     """Draw up to ``count`` images of the dataset that have a map, evenly spread, those with a flag first.
 
     Raises:
@@ -48,7 +61,7 @@ def write_map_sheet(dataset: Dataset, manifest: Manifest, out: str | Path, count
             _draw_cell(sheet, record, manifest, GAP + j * width, GAP + sum(heights[:i]))
     with atomic_write(out) as stream:
         sheet.save(stream, format=Image.registered_extensions()[out.suffix.lower()])
-    return out
+    return Sheet(out, len(chosen), sum(record.key in manifest.maps for record in dataset.records))
 
 
 def choose(records: Sequence[Record], manifest: Manifest, count: int) -> list[Record]:
@@ -74,14 +87,17 @@ def _height(entry: MapEntry) -> int:
 def _draw_cell(sheet: Image.Image, record: Record, manifest: Manifest, x: int, y: int) -> None:
     pen = ImageDraw.Draw(sheet)
     entry = manifest.maps[record.key]
-    for column, read in enumerate((lambda: read_image(record.path), lambda: read_map(manifest.path(record.key)))):
-        left = x + column * (SIDE + 1)
+    left = x
+    for read in (lambda: read_image(record.path), lambda: read_map(manifest.path(record.key))):
         try:
             picture = Image.fromarray(read())
         except DataError:
             pen.text((left + 4, y + SIDE // 2), "cannot be read", fill=WARN)
+            left += SIDE + 1
             continue
         scale = SIDE / max(picture.size)
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
         sheet.paste(picture.convert("RGB").resize(size, Image.Resampling.BILINEAR), (left, y))
+        # The map follows its image, however narrow that is.
+        left += size[0] + 1
     pen.text((x, y + _height(entry) + 1), caption(record.key, entry), fill=WARN if entry.flags else INK)

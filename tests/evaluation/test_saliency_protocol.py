@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from ssl_loc.evaluation.data import EvalData
-from ssl_loc.evaluation.map_folders import open_maps, open_masks, pictures_by_stem
+from ssl_loc.evaluation.map_folders import open_maps, open_masks, pictures_by_stem, same_shape
 from ssl_loc.evaluation.runner import read_results
 from ssl_loc.evaluation.saliency_maps import SaliencyMaps
 from ssl_loc.saliency.manifest import write_manifest
@@ -59,7 +59,16 @@ def test_two_folders_side_by_side(folders, tmp_path: Path, monkeypatch, capsys, 
     words = ("--maps", f"GOOD={good}", noisy, "--masks", f"folder:{masks}", "--out", out)
     evaluate(monkeypatch, "--protocol", "saliency", *words)
     text = capsys.readouterr().out
-    assert f"saliency v1 on folder:{masks}" in text and "minus GOOD (4 images)" in text
+    assert f"saliency v2 on folder:{masks}" in text and "minus GOOD " in text
+    assert (
+        [line.split()[:5] for line in text.splitlines() if "+-" in line]
+        == [
+            ["GOOD*", "4", "1", "0", "1"],  # photos scored, maps missing, unfit, resized
+            ["noisy", "5", "0", "0", "0"],
+            ["minus", "GOOD", "4", *text.split("minus GOOD")[1].split()[1:3]],
+        ]
+    )
+    assert "* GOOD: scored on a part of the masks only" in text
     first, second = read_results([out])
     assert (first["details"]["label"], second["details"]["label"]) == ("GOOD", "noisy")
     assert first["details"]["images_missing"] == ["sub/4"] and "1 images have no map: sub/4" in caplog.text
@@ -82,10 +91,51 @@ def test_two_folders_side_by_side(folders, tmp_path: Path, monkeypatch, capsys, 
     assert difference["mae"][0] == pytest.approx(np.mean([rows[i].mae for i in common]) - mine, abs=1e-4)
     assert first["details"]["differences"] is None
     assert first["metrics"]["max_f"] > second["metrics"]["max_f"] + 0.2
-    assert set(first["details"]["standard_errors"]) == set(first["metrics"])
+    assert {*first["details"]["standard_errors"], "images"} == set(first["metrics"])
     assert Image.open(out / "saliency_curves.png").size[0] > 800
-    heads = next(csv.reader((out / "comparison.csv").open()))
-    assert heads[2] == "saliency v1 max_f"
+    table = list(csv.reader((out / "comparison.csv").open()))
+    assert table[0][2] == "saliency v2 max_f"
+    assert [row[table[0].index("saliency v2 images")] for row in table[1:]] == ["4.0", "5.0"]
+
+
+def test_maps_of_another_shape_are_left_out_and_named(folders, tmp_path: Path, caplog) -> None:
+    masks, _, noisy = folders
+    data = EvalData("", f"folder:{masks}")
+    plain = SaliencyMaps(samples=10)(open_maps(str(noisy)), data)
+    turned = tmp_path / "turned"
+    for i in range(6):
+        grey = np.array(Image.open(noisy / "sub" / f"{i}.bmp"))
+        put(turned / "sub" / f"{i}.png", np.rot90(grey) if i in (1, 2) else grey)
+    result = SaliencyMaps(samples=10)(open_maps(str(turned)), data)
+    assert result.details["images_unfit"] == ["sub/1", "sub/2"] and result.details["masks"] == 6
+    assert "2 maps have another shape than their masks: sub/1, sub/2; they are left out" in caplog.text
+    assert result.details["per_image"]["name"] == ["sub/0", "sub/3", "sub/4"]  # the mask of 5 is empty
+    expected = [plain.details["per_image"]["mae"][i] for i in (0, 3, 4)]
+    assert result.metrics["mae"] == pytest.approx(np.mean(expected), abs=1e-5)
+    for i in range(6):
+        put(turned / "sub" / f"{i}.png", np.zeros((32, 32)))
+    with pytest.raises(DataError, match="all 6 maps have another shape than their masks.*turn or resize them"):
+        SaliencyMaps(samples=10)(open_maps(str(turned)), data)
+
+
+@pytest.mark.parametrize(
+    ("size", "same"),
+    [
+        ((300, 400), True),
+        ((150, 200), True),
+        ((75, 100), True),
+        ((192, 256), True),  # to a longer side of 256
+        ((43, 57), True),  # a 7th, rounded: 42.9 x 57.1
+        ((600, 800), True),
+        ((400, 300), False),
+        ((300, 300), False),
+        ((256, 256), False),
+        ((280, 400), False),
+        ((297, 400), False),  # some rows cut off
+    ],
+)
+def test_shapes(size: tuple[int, int], same: bool) -> None:
+    assert same_shape(size, (300, 400)) is same_shape((300, 400), size) is same
 
 
 def test_stretching_is_an_option(folders, tmp_path: Path) -> None:

@@ -43,12 +43,24 @@ def test_the_sheet_shows_image_beside_map(folders: tuple[Path, Path], tmp_path: 
     images, maps = folders
     dataset = get_dataset(f"folder:{images}")
     manifest = write_manifest(maps, estimator="toy", uses_labels=False)
-    sheet = np.array(Image.open(write_map_sheet(dataset, manifest, tmp_path / "sheet.png")).convert("RGB"))
-    # Third cell of the first row is image 0: its middle is red, its map's middle white, both half as wide as high.
+    written = write_map_sheet(dataset, manifest, tmp_path / "sheet.png")
+    assert written.line() == f"wrote {tmp_path / 'sheet.png'}"
+    sheet = np.array(Image.open(written.path).convert("RGB"))
+    # Third cell of the first row is image 0: its middle is red, its map beside it white; both are half as wide as high.
     left, middle = 8 + 2 * (2 * SIDE + 16), 8 + SIDE // 2
     assert sheet[middle, left + SIDE // 4].tolist() == [255, 0, 0]
-    assert sheet[middle, left + SIDE + 1 + SIDE // 4].tolist() == [255, 255, 255]
-    assert sheet[10, left + SIDE // 4].tolist() == sheet[10, left + SIDE + 1 + SIDE // 4].tolist() == [0, 0, 0]
+    assert sheet[middle, left + SIDE // 2 + 1 + SIDE // 4].tolist() == [255, 255, 255]
+    assert sheet[10, left + SIDE // 4].tolist() == sheet[10, left + SIDE // 2 + 1 + SIDE // 4].tolist() == [0, 0, 0]
+    assert sheet[middle, left + SIDE - 3].tolist() == [255, 255, 255]  # the map, to its end ...
+    assert sheet[10, left + SIDE - 3].tolist() == [0, 0, 0]
+    assert sheet[10, left + SIDE + 3].tolist() == [255, 255, 255]  # ... and paper behind it
+
+
+def test_a_sheet_of_some_says_so(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    images, maps = folders
+    manifest = write_manifest(maps, estimator="toy", uses_labels=False)
+    out = tmp_path / "sheet.png"
+    assert write_map_sheet(get_dataset(f"folder:{images}"), manifest, out, 5).line() == f"wrote {out} (5 of 9 shown)"
 
 
 def test_captions() -> None:
