@@ -33,7 +33,7 @@ import logging
 from pathlib import Path
 
 from ssl_loc.data.catalog import Dataset, get_dataset
-from ssl_loc.data.map_commands import MAP_SOURCE_REGISTRY, check, make
+from ssl_loc.data.map_commands import MAP_SOURCE_REGISTRY, check, make, refuse_ignored
 from ssl_loc.saliency.build import SALIENCY_REGISTRY, load_estimators
 from ssl_loc.saliency.manifest import DEFAULT_THRESHOLD, read_manifest
 from ssl_loc.utils.cli import run_tool
@@ -64,13 +64,10 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("--shard", default="0/1", metavar="I/N", help="only every Nth image, from the Ith on (0 to N-1)")
     g.add_argument("--time-limit", type=float, default=60, metavar="S", help="seconds per image (60)")
     g.add_argument(
-        "--max-bad",
-        type=float,
-        metavar="SHARE",
-        help="images without a map allowed, 0 to 1 (.05, but at least 10 images)",
+        "--max-bad", type=float, metavar="SHARE", help="images allowed to fail (.05, but at least 10 images)"
     )
     g.add_argument(
-        "--retry", action="store_true", help="make maps again that failed, took too long or do not fit their image"
+        "--retry", action="store_true", help="make maps again that failed, took too long or have a wrong size"
     )
     g = p.add_argument_group("precomputed")
     g.add_argument("--estimator", help="what made the maps, e.g. deep-usps")
@@ -96,9 +93,11 @@ def open_dataset(args: argparse.Namespace) -> Dataset:
 
 def main() -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    args = parser().parse_args()
+    p = parser()
+    args = p.parse_args()
     if not (args.method or args.check or args.preview):
         raise ConfigError("nothing to do; expected --method NAME, --check or --preview FILE (see --help for examples)")
+    refuse_ignored(args, p.get_default)
     dataset = None if args.method == "precomputed" and not (args.check or args.preview) else open_dataset(args)
     status = 0
     if args.method:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ssl_loc.config.node import parse_literal
@@ -22,6 +23,14 @@ Where maps come from that no estimator makes from pixels: ``function(dataset or 
 """
 # What a shell reports for a program that Ctrl-C ended.
 INTERRUPTED = 130
+# Which options a method honours; the first row is that of estimators. A source that is not named here takes all.
+_ESTIMATORS = "estimators"
+_HONOURED: dict[str, tuple[str, ...]] = {
+    _ESTIMATORS: ("preset", "reduce", "overwrite", "options", "workers", "shard", "time_limit", "max_bad", "retry"),
+    "precomputed": ("preset", "threshold", "estimator", "uses_labels", "version"),
+    "ground_truth": ("reduce", "overwrite", "objects"),
+}
+_CHECKED = ("threshold", "allow")
 
 
 class Done(NamedTuple):
@@ -29,6 +38,32 @@ class Done(NamedTuple):
 
     status: int
     text: str
+
+
+def refuse_ignored(args: argparse.Namespace, default: Callable[[str], Any]) -> None:
+    """Options that the command would not look at are mistakes.
+
+    Args:
+        args: of the command line.
+        default: name of an option -> its value where it was not given.
+
+    Raises:
+        ConfigError: an option was given that neither the method nor ``--check`` honours.
+    """
+    row = args.method if args.method in MAP_SOURCE_REGISTRY else _ESTIMATORS
+    if row not in _HONOURED:
+        return
+    mine = (*(_HONOURED[row] if args.method else ()), *(_CHECKED if args.check else ()))
+    every = dict.fromkeys(name for names in (*_HONOURED.values(), _CHECKED) for name in names)
+    ignored = [_flag(name) for name in every if name not in mine and getattr(args, name) != default(name)]
+    if ignored:
+        what = f"--method {args.method}" if args.method else "without --method, the command"
+        takes = ", ".join(map(_flag, dict.fromkeys(mine))) or "none of the options that make or check maps"
+        raise ConfigError(f"{what} has no use for {', '.join(ignored)}; it takes {takes} (see --help)")
+
+
+def _flag(name: str) -> str:
+    return "--set" if name == "options" else f"--{name.replace('_', '-')}"
 
 
 def make(dataset: Dataset | None, args: argparse.Namespace) -> Done:

@@ -26,7 +26,8 @@ class MapReport:
     """What the check of a folder of maps found: kind of problem -> keys.
 
     "missing" has no file, "unlisted" a file that the manifest does not describe, "changed" a file of another size than
-    described (or, where maps are measured, with other contents), "wrong size" neither the image's size nor an integer fraction of it. "empty" and "full" are usable.
+    described (or, where maps are measured, with other contents), "wrong size" neither the image's size nor an integer
+    fraction of it. "empty" and "full" are usable.
     """
 
     checked: int = 0

@@ -118,6 +118,46 @@ def test_commands_that_cannot_work_are_one_sentence(words, expected, photos, tmp
     assert status == 2 and expected in error and error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "ignored"),
+    [
+        (("--method", "rbd", "--threshold", "90"), "--method rbd has no use for --threshold; it takes --preset, "),
+        (
+            ("--method", "gs", "--estimator", "x", "--uses-labels", "no", "--version", "2"),
+            "--estimator, --uses-labels, ",
+        ),
+        (("--method", "gs", "--objects", "boxes"), "--objects"),
+        (("--method", "gs", "--allow", "empty"), "--allow"),
+        (
+            ("--method", "ground_truth", "--shard", "0/2", "--threshold", "9"),
+            "--shard, --threshold; it takes --reduce, ",
+        ),
+        (("--method", "ground_truth", "--preset", "a", "--workers", "2"), "for --preset, --workers; "),
+        (("--method", "precomputed", "--overwrite", "--reduce", "2"), "no use for --reduce, --overwrite; "),
+        (
+            ("--check", "--workers", "0", "--set", "a", "1"),
+            "without --method, the command has no use for --set, --workers",
+        ),
+        (("--preview", "s.png", "--threshold", "9"), "no use for --threshold; it takes none of the options"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(words, ignored, photos, tmp_path, run):
+    status, _, error = run(photos, *words, "--out", tmp_path / "maps")
+    assert status == 2 and ignored in error and error.count("\n") == 1
+    assert not (tmp_path / "maps").exists()
+
+
+def test_check_honours_the_threshold_of_a_run(photos, tmp_path, run):
+    words = (photos, "--method", "gs", "--out", tmp_path / "maps", "--workers", "0", "--check")
+    assert run(*words)[0] == 0
+    assert run(*words, "--threshold", "255")[:2] == (
+        1,
+        f"0 made, 3 kept\n{tmp_path}/maps: 3 maps of gs (no labels); none empty, full or unreadable\n"
+        "empty: 0\nempty: 1\nempty: 2\n3 images checked: 3 empty\n",
+    )
+    assert run(*words, "--threshold", "255", "--allow", "empty")[0] == 0
+
+
 def test_precomputed_maps_are_listed_and_told_what_is_missing(tmp_path, run):
     Image.fromarray(np.eye(8, dtype=np.uint8) * 255).save(tmp_path / "a.png")
     status, _, error = run("--method", "precomputed", "--out", tmp_path)
