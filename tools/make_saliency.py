@@ -38,6 +38,7 @@ from ssl_loc.saliency.build import SALIENCY_REGISTRY, load_estimators
 from ssl_loc.saliency.manifest import DEFAULT_THRESHOLD, read_manifest
 from ssl_loc.utils.cli import run_tool
 from ssl_loc.utils.errors import ConfigError
+from ssl_loc.visualization.map_sheet import check_sheet_file, write_map_sheet
 
 METHODS = (SALIENCY_REGISTRY, MAP_SOURCE_REGISTRY)
 
@@ -98,14 +99,14 @@ def main() -> int:
     if not (args.method or args.check or args.preview):
         raise ConfigError("nothing to do; expected --method NAME, --check or --preview FILE (see --help for examples)")
     refuse_ignored(args, p.get_default)
+    if args.preview:
+        check_sheet_file(args.preview, args.out)
     dataset = None if args.method == "precomputed" and not (args.check or args.preview) else open_dataset(args)
     status = 0
     if args.method:
         status, text = make(dataset, args)
         print(text)
     if args.preview and not status:
-        from ssl_loc.visualization.map_sheet import write_map_sheet
-
         print(write_map_sheet(dataset, read_manifest(args.out), args.preview).line())
     if args.check and not status:
         status, text = check(dataset, args)

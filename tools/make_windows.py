@@ -6,7 +6,10 @@ Examples:
   python tools/make_saliency.py photos/ --method rbd --out maps/
   python tools/make_windows.py photos/ --maps maps/ --out windows.json --preview windows.png
 
-  # smaller windows, stricter
+  # photos of 320 x 240: smaller windows
+  python tools/make_windows.py photos/ --maps maps/ --out windows.json --side 80
+
+  # stricter
   python tools/make_windows.py coco:/data/coco:train2017 --maps maps/ --out windows.json --side 160 --max-mean 0.01
 """
 
@@ -21,6 +24,8 @@ from ssl_loc.data.window_listing import window_list
 from ssl_loc.saliency.store import first_names
 from ssl_loc.saliency.windows import MAX_MAX, MAX_MEAN, SIDE, write_windows
 from ssl_loc.utils.cli import run_tool
+from ssl_loc.visualization.map_sheet import check_sheet_file
+from ssl_loc.visualization.window_sheet import write_window_sheet
 
 
 def parse_args() -> argparse.Namespace:
@@ -38,16 +43,16 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s")
     args = parse_args()
+    if args.preview:
+        check_sheet_file(args.preview, args.maps)
     dataset = get_dataset(f"folder:{args.dataset}" if Path(args.dataset).is_dir() else args.dataset)
     found = window_list(dataset, args.maps, side=args.side, max_mean=args.max_mean, max_max=args.max_max)
     write_windows(found, args.out)
     missing = f"; {len(found.missing)} have no usable map ({first_names(found.missing)})" if found.missing else ""
-    print(f"{args.out}: {len(found.windows)} of {len(dataset)} images have a quiet window{missing}")
+    print(f"{args.out}: {len(found.windows)} of {len(dataset)} images have a quiet window of {args.side} px{missing}")
     if args.preview:
-        from ssl_loc.visualization.window_sheet import write_window_sheet
-
         print(f"wrote {write_window_sheet(found, args.preview)}")
-    return int(not found.windows)
+    return 0
 
 
 if __name__ == "__main__":

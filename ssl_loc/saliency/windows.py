@@ -73,6 +73,7 @@ class WindowList:
         windows: key -> window, for the accepted images, in the dataset's order.
         paths: key -> image file.
         salient: how many images have no quiet window.
+        nearest: the quietest window of those images; not written down.
         missing: keys of images without a usable map.
         settings: side and limits.
         maps: what the maps are (manifest without its entries).
@@ -84,6 +85,7 @@ class WindowList:
     missing: list[str] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     maps: dict[str, Any] = field(default_factory=dict)
+    nearest: Window | None = None
 
 
 def list_windows(
@@ -128,6 +130,7 @@ def list_windows(
                     found.windows[key], found.paths[key] = window, path
                 else:
                     found.salient += 1
+                    found.nearest = min(found.nearest or window, window, key=lambda w: (w.mean, w.high))
             bar.update(len(chunk))
     bar.close()
     return found

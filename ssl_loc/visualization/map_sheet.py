@@ -36,6 +36,20 @@ class Sheet(NamedTuple):
         return f"wrote {self.path}" + (f" ({self.shown} of {self.there} shown)" if self.shown < self.there else "")
 
 
+def check_sheet_file(out: str | Path, root: str | Path) -> None:
+    """Refuse what a sheet of the maps in ``root`` cannot be written to; to be asked before the long work.
+
+    Raises:
+        ConfigError: ``out`` is no picture, or lies among the maps.
+    """
+    out = Path(out)
+    if out.suffix.lower() not in SUFFIXES or out.is_dir() or Path(root).resolve() in out.resolve().parents:
+        raise ConfigError(
+            f"--preview is {out}; expected a picture ({', '.join(SUFFIXES)}) outside of the folder of the maps, where "
+            "it would be taken for a map"
+        )
+
+
 def write_map_sheet(dataset: Dataset, manifest: Manifest, out: str | Path, count: int = COUNT) -> Sheet:
     """Draw up to ``count`` images of the dataset that have a map, evenly spread, those with a flag first.
 
@@ -44,11 +58,7 @@ def write_map_sheet(dataset: Dataset, manifest: Manifest, out: str | Path, count
         DataError: no image of the dataset has a map.
     """
     out = Path(out)
-    if out.suffix.lower() not in SUFFIXES or Path(manifest.root).resolve() in out.resolve().parents:
-        raise ConfigError(
-            f"--preview is {out}; expected a picture ({', '.join(SUFFIXES)}) outside of the folder of the maps, where "
-            "it would be taken for a map"
-        )
+    check_sheet_file(out, manifest.root)
     chosen = choose(dataset.records, manifest, count)
     if not chosen:
         raise DataError(f"no image of {dataset.name} has a map in {manifest.root}")

@@ -97,7 +97,9 @@ def test_from_photos_to_checked_maps_and_a_sheet_in_one_command(photos, tmp_path
     assert status == 2 and "holds maps of rbd 'matlab'" in error
     (maps / "1.png").unlink()
     assert run(photos, "--check", "--out", maps)[:2] == (1, "missing: 1\n3 images checked: 1 missing\n")
-    status, _, error = run(photos, "--out", maps, "--preview", maps / "sheet.png")
+    for words in ((), ("--method", "rbd", "--overwrite")):
+        status, out, error = run(photos, "--out", maps, "--preview", maps / "sheet.png", *words)
+        assert (status, out) == (2, "")  # said before the work
     assert status == 2 and "outside of the folder of the maps" in error
 
 

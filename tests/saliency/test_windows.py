@@ -66,7 +66,7 @@ def test_the_tool_lists_what_is_quiet_and_counts_the_rest(folders: tuple[Path, P
     sheet = tmp_path / "sheet.png"
     status, text = run(images, "--maps", maps, "--out", out, "--side", 20, "--preview", sheet)
     assert status == 0
-    assert "2 of 5 images have a quiet window; 2 have no usable map (c, e)" in text
+    assert "2 of 5 images have a quiet window of 20 px; 2 have no usable map (c, e)" in text
     found = read_windows(out)
     assert found.windows["a"] == (15, 0, 35, 20, 0.0, 0.0)
     assert found.windows["d"][:4] == (17, 0, 37, 20)  # bilinear from half the size: the edge reaches a pixel further
@@ -75,6 +75,27 @@ def test_the_tool_lists_what_is_quiet_and_counts_the_rest(folders: tuple[Path, P
     assert (found.maps["estimator"], found.maps["version"], found.maps["uses_labels"]) == ("toy", "2", False)
     assert found.paths["a"] == str(images / "a.png")
     assert Image.open(sheet).size[0] > 100
+
+
+def test_commands_that_give_nothing_say_why_and_write_nothing(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    images, maps = folders
+    out = tmp_path / "windows.json"
+    status, text = run(images, "--maps", maps, "--out", out, "--side", 30)
+    assert status == 2
+    # Of a, b and d the dots are the quietest; c and e have no usable map.
+    assert (
+        "none of 3 images has a window of 30 px with mean saliency up to 0.02 and maximum up to 0.2; the quie" in text
+    )
+    assert "side of the images is 30 px: take smaller windows, --side 10, or raise --max-mean and --max-max" in text
+    for sheet in (tmp_path / "sheet.doc", maps / "sheet.png"):
+        status, text = run(images, "--maps", maps, "--out", out, "--side", 20, "--preview", sheet)
+        assert status == 2 and "expected a picture" in text
+    (tmp_path / "others").mkdir()
+    Image.new("RGB", (40, 30)).save(tmp_path / "others" / "z.png")
+    status, text = run(tmp_path / "others", "--maps", maps, "--out", out)
+    assert status == 2
+    assert "lists 5 maps of toy (a, b, c, d, e), none of them of the 1 images of" in text and "(z); expected" in text
+    assert not out.exists()
 
 
 def test_limits_and_small_images(folders: tuple[Path, Path]) -> None:
