@@ -155,7 +155,7 @@ class RunOptions:
     Attributes:
         preset: what the folder is said to hold, where options were set beside the estimator's preset.
         reduce: store maps at 1 / ``reduce`` of the image size (area average).
-        processes: how many; 0 uses this one and has no time limit.
+        processes: how many; 0 uses this one, which keeps one thread from then on, and has no time limit.
         time_limit: seconds per image; an image that takes longer gets a black map, flagged "timeout".
         shard: (I, N): only every Nth image, from the Ith on.
         overwrite: make maps again that exist.
