@@ -141,7 +141,11 @@ def limit_threads() -> Any:
 
 
 def warm(estimator: Estimator) -> None:
-    """Call the estimator once on a small picture, so that compiled parts are ready."""
+    """Call the estimator once on a small picture, so that compiled parts are ready.
+
+    Compiled code is kept on disk: where the process that starts others does this first, it is compiled once and every
+    process finds it. What keeps the estimator from working at all is also said once then.
+    """
     picture = np.zeros((48, 64, 3), dtype=np.uint8)
     picture[12:36, 16:48] = 200
     with suppress(SolveFailed):
@@ -198,8 +202,7 @@ def run_estimator(
         estimator: makes the maps; its name, preset and version must be those of the folder.
         items: the images of the whole dataset, in an order that every shard sees.
         root: folder of the maps.
-        read: path -> uint8 (H, W, 3).
-        read_size: path -> (H, W), from the header.
+        read: path -> uint8 (H, W, 3); read_size: path -> (H, W), from the header.
         options: how.
 
     Raises:
@@ -227,9 +230,7 @@ def run_estimator(
         try:
             with Journal(root, shell.info(), options.shard) as journal, closing(outcomes):
                 if options.processes:
-                    # Compiled code is kept on disk: compiled once here, every process finds it. What keeps the
-                    # estimator from working at all is also said once, before any process starts.
-                    warm(estimator)
+                    warm(estimator)  # here first: see there
                 for outcome in bar:
                     answer(outcome, journal)
         except KeyboardInterrupt:
