@@ -48,15 +48,7 @@ def write_estimated_maps(
         ConfigError: unknown method, preset or option, or a number out of range.
         DataError: two images share a map, the folder holds other things, or too many images have no map.
     """
-    if not 1 <= reduce <= MAX_REDUCE:
-        raise ConfigError(f"--reduce is {reduce}; expected 1 to {MAX_REDUCE}")
-    if not 0 < time_limit <= LONGEST:
-        raise ConfigError(f"--time-limit is {time_limit}; expected seconds per image, above 0 and at most {LONGEST}")
-    if processes is not None and processes < 0:
-        raise ConfigError(f"--workers is {processes}; expected a number of processes, or 0 to work in this one")
-    max_bad = how.get("max_bad")
-    if max_bad is not None and not 0 <= max_bad <= 1:
-        raise ConfigError(f"--max-bad is {max_bad}; expected a share of the images, 0 to 1")
+    _check_numbers(reduce, processes, time_limit, how.get("max_bad"))
     estimator = build_estimator(method, preset, **(options or {}))
     unique_keys(dataset.records)
     _keep_apart(dataset, root)
@@ -71,6 +63,17 @@ def write_estimated_maps(
     )
     items = items_of(dataset.records)
     return run_estimator(estimator, items, str(root), read=read_image, read_size=read_size, options=run)
+
+
+def _check_numbers(reduce: int, processes: int | None, time_limit: float, max_bad: float | None) -> None:
+    if not 1 <= reduce <= MAX_REDUCE:
+        raise ConfigError(f"--reduce is {reduce}; expected 1 to {MAX_REDUCE}")
+    if not 0 < time_limit <= LONGEST:
+        raise ConfigError(f"--time-limit is {time_limit}; expected seconds per image, above 0 and at most {LONGEST}")
+    if processes is not None and processes < 0:
+        raise ConfigError(f"--workers is {processes}; expected a number of processes, or 0 to work in this one")
+    if max_bad is not None and not 0 <= max_bad <= 1:
+        raise ConfigError(f"--max-bad is {max_bad}; expected a share of the images, 0 to 1")
 
 
 def _name(value: Any) -> Any:
