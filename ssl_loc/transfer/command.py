@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from ssl_loc.structures import Result
 from ssl_loc.transfer.output_folder import check_folder
@@ -52,16 +53,12 @@ def finetune(
 
     check_folder(recipe.OUTPUT_DIR)
     published = read_published(config_file) if config_file else {}
-    published_recipe = load_recipe(published["file"]).to_dict() if published else {}
 
     def once(recipe: Recipe, resume: bool) -> Result | None:
         setup_logger(recipe.OUTPUT_DIR, get_rank())
         result = run_transfer(recipe, weights, engine, eval_only, resume)
         if result and published:
-            now = scale_to_processes(recipe, get_world_size())
-            differs = [text for text in changes(published_recipe, now) if not text.startswith(_NOT_PROTOCOL)]
-            result.details[PUBLISHED] = {**published, "differs": differs}
-            write_json(Path(recipe.OUTPUT_DIR) / RESULT_FILE, result.to_dict())
+            _note_published(result, recipe, published)
         if result and draw:
             draw(recipe.OUTPUT_DIR)
         return result
@@ -78,3 +75,12 @@ def finetune(
         if draw:
             draw(recipe.OUTPUT_DIR)
     return result.metrics if result else {}
+
+
+def _note_published(result: Result, recipe: Recipe, published: dict[str, Any]) -> None:
+    """Write the published numbers into the result, with the keys in which this run differs from their recipe."""
+    now = scale_to_processes(recipe, get_world_size())
+    differs = changes(load_recipe(published["file"]).to_dict(), now)
+    differs = [text for text in differs if not text.startswith(_NOT_PROTOCOL)]
+    result.details[PUBLISHED] = {**published, "differs": differs}
+    write_json(Path(recipe.OUTPUT_DIR) / RESULT_FILE, result.to_dict())

@@ -108,9 +108,7 @@ def dry_run(
         resume, seeds: as the tool's options.
     """
     report = DryRun()
-    if processes < 1:
-        report.add(PROBLEM, "processes", f"--num-gpus is {processes}; expected 1 or more (0: one process)")
-        processes = 1
+    processes = _check_processes(report, processes)
     chosen = report.tried("engine", lambda: choose_engine(engine or recipe.TRANSFER.ENGINE))
     if chosen:
         report.add(OK, "engine", f"{chosen.name} {chosen.version()}")
@@ -143,6 +141,12 @@ def dry_run(
         _check_output(report, scaled, job, eval_only, processes, resume)
     _count(report, scaled, found, eval_only, processes)
     return report
+
+
+def _check_processes(report: DryRun, processes: int) -> int:
+    if processes < 1:
+        report.add(PROBLEM, "processes", f"--num-gpus is {processes}; expected 1 or more (0: one process)")
+    return max(processes, 1)
 
 
 def print_dry_run(

@@ -206,9 +206,9 @@ def test_classes_in_another_order(names: dict[str, str], tmp_path: Path, engine:
         run_transfer(both, str(detector), engine, eval_only=True)
 
 
-def test_home_is_the_home(monkeypatch: pytest.MonkeyPatch, names: dict[str, str]) -> None:
-    monkeypatch.setenv("HOME", "/home/somebody")
-    assert tiny_recipe("FPN", names, "~/x").OUTPUT_DIR == "/home/somebody/x"
+def test_home_is_the_home(monkeypatch: pytest.MonkeyPatch, names: dict[str, str], tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert tiny_recipe("FPN", names, "~/x").OUTPUT_DIR == f"{tmp_path}/x"
     assert tiny_recipe("FPN", names, "a~b").OUTPUT_DIR == "a~b"
 
 
