@@ -2,43 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import pytest
+from helpers.config_differences import CONFIGS, differences
 
 from ssl_loc.components import setup_cfg
-from ssl_loc.config import CfgNode
 from ssl_loc.losses import build_losses
-
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-
-
-def _flat(cfg: CfgNode) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key in cfg.keys_flat():
-        node: Any = cfg
-        for part in key.split("."):
-            node = node[part]
-        found[key] = node
-    return found
-
-
-def _differences(base: str, other: str) -> dict[str, Any]:
-    a, b = (_flat(setup_cfg(str(CONFIGS / name))) for name in (base, other))
-    return {key: b[key] for key in b if a[key] != b[key]}
-
 
 MASKS = {"DATA.MASKS.SOURCE", "DATA.MASKS.ROOT"}
 
 
 def test_table_1_adds_one_plug_at_a_time() -> None:
-    crop = _differences("cast/moco_coco_R50.yaml", "cast/crop_coco_R50.yaml")
+    crop = differences("cast/moco_coco_R50.yaml", "cast/crop_coco_R50.yaml")
     assert set(crop) == {"AUGMENT.VIEWS"} | MASKS
     for view in crop["AUGMENT.VIEWS"]:
         assert view[0] == "SaliencyConstrainedCrop"
         assert view[1:] == ["RandomGrayscale", {"ColorJitter": {"P": 1.0, "HUE": 0.4}}, "RandomFlip"]
-    cast = _differences("cast/crop_coco_R50.yaml", "cast/cast_coco_R50.yaml")
+    cast = differences("cast/crop_coco_R50.yaml", "cast/cast_coco_R50.yaml")
     assert cast == {"LOSS.NAMES": ["InfoNCE", "GradCAMAttention"]}
 
 
@@ -52,11 +31,11 @@ def test_table_1_adds_one_plug_at_a_time() -> None:
     ],
 )
 def test_table_2_changes_one_key(name: str, changes: dict) -> None:
-    assert _differences("cast/cast_coco_R50.yaml", f"cast/{name}_coco_R50.yaml") == changes
+    assert differences("cast/cast_coco_R50.yaml", f"cast/{name}_coco_R50.yaml") == changes
 
 
 def test_mlp_head_brings_moco_v2() -> None:
-    changes = _differences("cast/cast_coco_R50.yaml", "cast/cast_mlp_coco_R50.yaml")
+    changes = differences("cast/cast_coco_R50.yaml", "cast/cast_mlp_coco_R50.yaml")
     assert set(changes) == {"MODEL.MOCO.HEAD", "MODEL.MOCO.T", "AUGMENT.VIEWS"}
     assert (changes["MODEL.MOCO.HEAD"], changes["MODEL.MOCO.T"]) == ("mlp", 0.2)
 
@@ -89,7 +68,7 @@ def test_preset_of_the_official_code() -> None:
 
 
 def test_moco_v1_and_v2() -> None:
-    changes = _differences("baselines/moco_v1_R50.yaml", "baselines/moco_v2_R50.yaml")
+    changes = differences("baselines/moco_v1_R50.yaml", "baselines/moco_v2_R50.yaml")
     assert set(changes) == {"MODEL.MOCO.HEAD", "MODEL.MOCO.T", "AUGMENT.VIEWS", "SOLVER.SCHEDULE"}
     v1 = setup_cfg(str(CONFIGS / "baselines/moco_v1_R50.yaml"))
     assert [v1.SOLVER.EPOCHS * step for step in v1.SOLVER.STEPS] == [120, 160] and v1.SOLVER.SCHEDULE == "step"
