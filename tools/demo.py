@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import resource
 import shlex
 import signal
@@ -14,13 +13,12 @@ import sys
 import time
 from pathlib import Path
 
-import torch
-
 from ssl_loc.demo.plan import SIZES, Stage, build_plan, seed_folder
 from ssl_loc.demo.run import Runner
 from ssl_loc.demo.table import collect, render
 from ssl_loc.engine.signals import STATUS_BASE
 from ssl_loc.utils.cli import run_tool
+from ssl_loc.utils.device import cpu_cores, wants_bf16
 from ssl_loc.utils.file_io import write_text
 from ssl_loc.utils.seeds import SEEDS_HELP, parse_seeds
 
@@ -50,24 +48,11 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def wants_bf16(precision: str) -> bool:
-    """Mixed precision where it is faster: on a GPU, and on CPUs with bf16 instructions."""
-    if precision != "auto":
-        return precision == "bf16"
-    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    return torch.cuda.is_available() or bool(supported())
-
-
-def cores() -> int:
-    """CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def main() -> int:
     args = parse_args()
     logging.basicConfig(level=logging.WARNING)
     out, seeds, bf16 = Path(args.out).resolve(), parse_seeds(args.seeds), wants_bf16(args.precision)
-    jobs = args.jobs or min(cores(), 4 * len(seeds))
+    jobs = args.jobs or min(cpu_cores(), 4 * len(seeds))
     plans = {seed: build_plan(out, seed, args.size, workers=jobs, bf16=bf16) for seed in seeds}
     stages: list[Stage] = [stage for plan in plans.values() for stage in plan]
     if args.list:
@@ -75,7 +60,7 @@ def main() -> int:
         return 0
     precision = "bf16 mixed precision" if bf16 else "fp32"
     print(f"demo in {out}: {len(stages)} stages, {jobs} side by side, pretraining in {precision}", flush=True)
-    runner, start = Runner(out, slots=jobs, threads=max(1, cores() // jobs)), time.perf_counter()
+    runner, start = Runner(out, slots=jobs, threads=max(1, cpu_cores() // jobs)), time.perf_counter()
     # So that SIGTERM, too, stops the stages before it stops the demo.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(STATUS_BASE + number))
     try:

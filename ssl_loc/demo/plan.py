@@ -129,10 +129,10 @@ class _Seed:
         return f"seed{self.seed}/{rest}"
 
     def _draw(self) -> Stage:
-        words = [w for key, value in self.size.scenes.items() for w in (f"--{key}", str(value))]
+        given = [w for key, value in self.size.scenes.items() for w in (f"--{key}", str(value))]
         tool = ("tools/make_scenes.py", str(self.scenes), "--seed", str(self.seed))
         # The number of workers does not change the files, so it is not part of what identifies the stage.
-        command = (*tool, *words, "--workers", str(self.workers))
+        command = (*tool, *given, "--workers", str(self.workers))
         return Stage(self._name("draw"), "draw scenes", "draw", command, self.scenes)
 
     def _pretrain(self, label: str) -> Stage:
@@ -141,7 +141,7 @@ class _Seed:
         if label != "MoCo":
             keys["DATA.MASKS.ROOT"] = self.scenes / "saliency" / "train"
         keys |= {"SEED": self.seed, "SOLVER.AMP.ENABLED": self.bf16, **self.size.pretrain}
-        command = ("tools/train_net.py", "--config-file", config, "--resume", *_words(keys))
+        command = ("tools/train_net.py", "--config-file", config, "--resume", *words(keys))
         inputs = (ROOT / "configs/Base-Pretrain.yaml", ROOT / "configs/quick/Base-Quick.yaml", ROOT / config)
         name = self._name(f"pretrain_{METHODS[label]}")
         return Stage(name, f"pretrain {label}", "pretrain", command, folder, (self._name("draw"),), inputs)
@@ -165,7 +165,7 @@ class _Seed:
         needs = self._name("draw" if label == RANDOM else f"export_{METHODS[label]}")
         inputs = (ROOT / "configs/detection/Base-RCNN-FPN.yaml", ROOT / RECIPE)
         name, title = self._name(folder.name), f"fine-tune a detector from {label}"
-        return Stage(name, title, "fine-tune", (*command, *_words(keys)), folder, (needs,), inputs)
+        return Stage(name, title, "fine-tune", (*command, *words(keys)), folder, (needs,), inputs)
 
     def _evaluate(self, kind: str) -> Stage:
         """One command for all weights: starting a process costs as much as evaluating a small network."""
@@ -198,5 +198,6 @@ def command_of(stage: Stage) -> list[str]:
     return [sys.executable, str(ROOT / stage.command[0]), *stage.command[1:]]
 
 
-def _words(keys: dict[str, object]) -> tuple[str, ...]:
+def words(keys: dict[str, object]) -> tuple[str, ...]:
+    """Config keys and values as words of a command line."""
     return tuple(str(word) for pair in keys.items() for word in pair)

@@ -31,7 +31,7 @@ _METRICS = "metrics.jsonl"
 
 
 class StageError(UserError):
-    """A stage of the demo failed; the message holds the end of its log."""
+    """A stage failed; the message holds the end of its log."""
 
 
 @dataclass
@@ -47,6 +47,7 @@ class Runner:
     """Runs stages in ``out``, at most ``slots`` at a time with ``threads`` threads each.
 
     Attributes:
+        title: what the progress bar is called.
         seconds: stage name -> wall seconds of the run that finished it (also of an earlier demo command).
         skipped: names of the stages that an earlier command had finished.
     """
@@ -54,6 +55,7 @@ class Runner:
     out: Path
     slots: int = 1
     threads: int = 1
+    title: str = "demo"
     seconds: dict[str, float] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
 
@@ -66,7 +68,7 @@ class Runner:
         keys = stage_keys(stages)
         waiting = [s for s in stages if not self._finished(s, keys[s.name])]
         running: list[_Running] = []
-        bar = progress_bar(total=len(stages), initial=len(stages) - len(waiting), unit="stage", desc="demo")
+        bar = progress_bar(total=len(stages), initial=len(stages) - len(waiting), unit="stage", desc=self.title)
         try:
             while waiting or running:
                 self._start_ready(waiting, running, keys)
@@ -113,7 +115,7 @@ class Runner:
     def _start(self, stage: Stage, key: str) -> _Running:
         marker = self._marker(stage)
         if stage.folder.exists() and not (marker.exists() and read_json(marker)["key"] == key):
-            # Left by another command: to go on from it would mix two demos.
+            # Left by another command: to go on from it would mix two runs.
             shutil.rmtree(stage.folder)
         stage.folder.mkdir(parents=True, exist_ok=True)
         write_json(marker, {"key": key, "finished": False, "command": list(stage.command)})
@@ -131,7 +133,7 @@ class Runner:
                 stdin=subprocess.DEVNULL,
                 env=env,
                 cwd=ROOT,
-                # A terminal's Ctrl-C then reaches the demo alone, which stops its stages once, in order.
+                # A terminal's Ctrl-C then reaches this program alone, which stops its stages once, in order.
                 start_new_session=True,
             )
 

@@ -26,3 +26,16 @@ def wants_cuda(name: str) -> bool:
 def choose_device(name: str) -> torch.device:
     """Device of this process: the GPU of its local rank (``LOCAL_RANK``, as torchrun sets it), or the CPU."""
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if wants_cuda(name) else torch.device("cpu")
+
+
+def wants_bf16(precision: str) -> bool:
+    """Mixed precision where it is faster: ``precision`` "bf16", or "auto" on a GPU or a CPU with bf16 instructions."""
+    if precision != "auto":
+        return precision == "bf16"
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return torch.cuda.is_available() or bool(supported())
+
+
+def cpu_cores() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
