@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Compare pretrainings fairly: draw scenes per seed, make maps, pretrain every row of a study, measure all of them by the
+"""Compare pretrainings fairly: draw scenes per seed, make maps, pretrain every row of a study, measure all rows by the
 same protocols, and print one table with mean and standard deviation over the seeds."""
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ examples
   python tools/study.py --study my_study.yaml --out output/mine --list       the commands, without running them
   python tools/study.py --study my_study.yaml --out output/mine --table      only the table of what is there
 
-A study is a yaml: ROWS (label: {CONFIG, KEYS, MAPS, MEASURE, INIT}), SCENES, KEYS for every row, CLAIMS that the table is
-asked; configs/study/scenes.yaml shows each. To compare a method of your own, add its yaml as a row. The same command
-goes on where it was stopped; finished stages are skipped. Each stage is an ordinary command line of this project.
+A study is a yaml: ROWS (label: {CONFIG, KEYS, MAPS, MEASURE, INIT}), SCENES, KEYS for every row, CLAIMS that the
+table is asked; configs/study/scenes.yaml shows each. To compare a method of your own, add its yaml as a row. The same
+command goes on where it was stopped; finished stages are skipped. Each stage is an ordinary command of this project.
 """
 
 
@@ -54,18 +54,19 @@ def main() -> int:
     logging.basicConfig(level=logging.WARNING)
     study, out, seeds = read_study(args.study), Path(args.out).resolve(), parse_seeds(args.seeds)
     jobs, bf16 = args.jobs or cpu_cores(), wants_bf16(args.precision)
-    kinds = args.kinds.split(",") if args.kinds else list(KINDS)
+    kinds = args.kinds.split(",") if args.kinds else []
     if wrong := [kind for kind in kinds if kind not in KINDS]:
         raise ConfigError(f"--kinds names {', '.join(wrong)}; choices: {', '.join(KINDS)}")
-    stages = [s for s in plan_study(study, out, seeds, workers=jobs, bf16=bf16) if s.kind in kinds]
+    stages = plan_study(study, out, seeds, workers=jobs, bf16=bf16)
     if args.list:
-        print("\n".join(f"# {s.title}\npython {shlex.join(s.command)}" for s in stages))
+        wanted = [s for s in stages if not kinds or s.kind in kinds]
+        print("\n".join(f"# {s.title}\npython {shlex.join(s.command)}" for s in wanted))
         return 0
     if not args.table:
         print(f"study in {out}: {len(stages)} stages, {jobs} side by side, {'bf16' if bf16 else 'fp32'}", flush=True)
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(STATUS_BASE + number))
         try:
-            Runner(out, slots=jobs, threads=max(1, cpu_cores() // jobs), title="study").run(stages)
+            Runner(out, slots=jobs, threads=max(1, cpu_cores() // jobs), title="study").run(stages, kinds)
         except KeyboardInterrupt:
             print("stopped; the same command goes on from here", file=sys.stderr)
             return STATUS_BASE + signal.SIGINT

@@ -59,14 +59,17 @@ class Runner:
     seconds: dict[str, float] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
 
-    def run(self, stages: Sequence[Stage]) -> None:
-        """Run what is not finished yet.
+    def run(self, stages: Sequence[Stage], kinds: Sequence[str] = ()) -> None:
+        """Run what is not finished yet; with ``kinds`` only the stages of these kinds.
 
         Raises:
-            StageError: a command failed; the others are stopped (and can be resumed).
+            StageError: a command failed; the others are stopped (and can be resumed). Or a stage of ``kinds`` needs
+                one of another kind that is not finished.
         """
         keys = stage_keys(stages)
         waiting = [s for s in stages if not self._finished(s, keys[s.name])]
+        if kinds:
+            waiting = _only(waiting, kinds)
         running: list[_Running] = []
         bar = progress_bar(total=len(stages), initial=len(stages) - len(waiting), unit="stage", desc=self.title)
         try:
@@ -158,6 +161,17 @@ class Runner:
             f"the stage '{job.stage.title}' ended with status {status}; the end of its log {file}:\n  {end}\n"
             "Once the cause is removed, the same command goes on from here."
         )
+
+
+def _only(waiting: Sequence[Stage], kinds: Sequence[str]) -> list[Stage]:
+    """The waiting stages of these kinds; one whose needs will not be met is an error, not an endless wait."""
+    chosen = [stage for stage in waiting if stage.kind in kinds]
+    left = {stage.name: stage for stage in waiting if stage.kind not in kinds}
+    for stage in chosen:
+        if missing := [name for name in stage.needs if name in left]:
+            found = ", ".join(f"{name} ({left[name].kind})" for name in missing)
+            raise StageError(f"'{stage.title}' needs {found}, not finished and not of the kinds {', '.join(kinds)}")
+    return chosen
 
 
 def stage_keys(stages: Iterable[Stage]) -> dict[str, str]:

@@ -110,7 +110,8 @@ def _row(label: str, values: Any, path: str | Path) -> Row:
     if not isinstance(values, dict) or "CONFIG" not in values:
         raise ConfigError(f"{where} is {values!r}; expected a mapping with CONFIG, the path of a pretraining yaml")
     _check_names(values, {f.name.upper() for f in fields(Row)} - {"LABEL"}, where)
-    row = Row(str(label), **{key.lower(): tuple(v) if key == "MEASURE" else v for key, v in values.items()})
+    given: dict[str, Any] = {key.lower(): tuple(v) if key == "MEASURE" else v for key, v in values.items()}
+    row = Row(str(label), **given)
     if row.maps not in MAPS:
         raise ConfigError(f"{where}: MAPS is '{row.maps}'; choices: {', '.join(MAPS)}")
     if wrong := [name for name in row.measure if name not in PROTOCOLS]:

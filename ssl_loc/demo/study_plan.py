@@ -69,7 +69,14 @@ class _Seed:
 
     def _maps(self, method: str) -> Stage:
         folder = self.base / f"maps_{method}"
-        command = ("tools/make_saliency.py", f"scenes:{self.scenes}:train", "--method", method, "--out", str(folder))
+        command: tuple[str, ...] = (
+            "tools/make_saliency.py",
+            f"scenes:{self.scenes}:train",
+            "--method",
+            method,
+            "--out",
+            str(folder),
+        )
         needs = (self._name("draw_scenes"),)
         command += ("--workers", str(self.workers))
         return Stage(self._name(folder.name), f"make {method} maps", "maps", command, folder, needs)
@@ -99,7 +106,7 @@ class _Seed:
         runs = {row.label: pretrain_folder(self.out, self.seed, row) for row in rows}
         weights = [f"{RANDOM}=random:{runs[rows[0].label]}/config.yaml", *(f"{k}={run}" for k, run in runs.items())]
         folder = eval_folder(self.out, self.seed, kind)
-        command = ("tools/evaluate.py", "--protocol", protocols, "--weights", *weights)
+        command: tuple[str, ...] = ("tools/evaluate.py", "--protocol", protocols, "--weights", *weights)
         command += ("--data", data.format(scenes=self.scenes), "--out", str(folder))
         if options:
             command += ("--set", *(word.format(scenes=self.scenes) for word in options))

@@ -1,13 +1,14 @@
-"""The table of a study in markdown: mean and standard deviation over seeds, and its claims with the paired differences."""
+"""The table of a study in markdown: mean and standard deviation over seeds, and its claims with paired differences."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from ssl_loc.demo.plan import RANDOM, seed_folder
+from ssl_loc.demo.plan import RANDOM
 from ssl_loc.demo.study import Study
 from ssl_loc.demo.study_plan import EVALUATIONS, detect_folder, eval_folder
+from ssl_loc.demo.table import cell
 from ssl_loc.utils.errors import ConfigError, did_you_mean
 from ssl_loc.utils.file_io import read_json
 from ssl_loc.utils.seeds import mean_std
@@ -56,10 +57,10 @@ def render_study(study: Study, out: str | Path, seeds: Sequence[int]) -> str:
 
     numbers = collect_study(study, out, seeds)
     columns = [c for c in COLUMNS if any(column == c for _, column in numbers)]
-    rows = [[label, *(_cell(numbers.get((label, c), {})) for c in columns)] for label in _labels(study)]
+    rows = [[label, *(cell(list(numbers.get((label, c), {}).values())) for c in columns)] for label in _labels(study)]
     align = ("left", *["right"] * len(columns))
     table = tabulate(rows, headers=["pretraining", *columns], tablefmt="pipe", colalign=align, disable_numparse=True)
-    head = f"{study.title}; seeds {', '.join(map(str, seeds))}, {len(list(seed_folders(out, seeds)))} of them begun"
+    head = f"{study.title}; seeds {', '.join(map(str, seeds))}"
     lines = [claim_line(study, claim, numbers) for claim in study.claims]
     claims = tabulate(
         lines, headers=["claim", "holds", "difference", "in seeds"], tablefmt="pipe", disable_numparse=True
@@ -67,20 +68,8 @@ def render_study(study: Study, out: str | Path, seeds: Sequence[int]) -> str:
     return "\n".join([head, "", table, "", claims if lines else "", ""])
 
 
-def seed_folders(out: str | Path, seeds: Sequence[int]) -> list[Path]:
-    """Folders of those seeds that were begun."""
-    return [folder for folder in (seed_folder(out, seed) for seed in seeds) if folder.exists()]
-
-
 def _labels(study: Study) -> list[str]:
     return [RANDOM, *(row.label for row in study.rows)]
-
-
-def _cell(values: dict[int, float]) -> str:
-    if not values:
-        return "-"
-    mean, std = mean_std(list(values.values()))
-    return f"{mean:.1f}" if len(values) == 1 else f"{mean:.1f} ± {std:.1f}"
 
 
 def claim_line(study: Study, claim: str, numbers: StudyNumbers) -> list[str]:

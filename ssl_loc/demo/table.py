@@ -62,13 +62,14 @@ def rows_of(numbers: Numbers, seconds: Mapping[str, float], stages: Iterable[Sta
             titles.setdefault(stage.title, []).append(seconds[stage.name])
     table = []
     for row in ROWS:
-        cells = [_cell(numbers.get((row, column), [])) for column in COLUMNS]
+        cells = [cell(numbers.get((row, column), [])) for column in COLUMNS]
         times = [titles.get(f"pretrain {row}", []), titles.get(f"fine-tune a detector from {row}", [])]
         table.append([row, *cells, *(f"{mean_std(t)[0]:.0f}" if t else "-" for t in times)])
     return table
 
 
-def _cell(values: Sequence[float]) -> str:
+def cell(values: Sequence[float]) -> str:
+    """Mean and standard deviation of what the seeds gave; a dash where nothing was measured."""
     if not values:
         return "-"
     mean, std = mean_std(values)
