@@ -1,0 +1,186 @@
+"""Backgrounds Challenge: does the answer hang on the object or on what is behind it? (Xiao et al. 2021; CAST Table 3)
+
+Eight settings of the same foregrounds (see backgrounds_data.py). The trunk is frozen; its head is a linear layer or
+k-NN on the features of a folder of one-object pictures, or a layer from a file. Pictures go in as they are where their
+side is that of the network (224 in the release), else scaled. Top-1 in percent per setting, and
+BG-gap = mixed_same - mixed_rand: what a wrong background costs.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ssl_loc.config import CfgNode
+from ssl_loc.evaluation.backgrounds_data import load_settings, setting_folder, square_features
+from ssl_loc.evaluation.backgrounds_head import (
+    MAPS,
+    NO_CLASS,
+    Answer,
+    Head,
+    NeighbourHead,
+    class_answer,
+    fit_linear,
+    read_head,
+)
+from ssl_loc.evaluation.build import EVALUATOR_REGISTRY
+from ssl_loc.evaluation.data import EvalData, LabelledSplit
+from ssl_loc.evaluation.features import FeatureOptions
+from ssl_loc.evaluation.weights import Weights
+from ssl_loc.structures import Result
+from ssl_loc.utils.errors import ConfigError, check_choice
+
+logger = logging.getLogger(__name__)
+
+TRAINED = ("linear", "knn")
+GAP = ("mixed_same", "mixed_rand")
+
+
+@EVALUATOR_REGISTRY.register(name="backgrounds")
+class Backgrounds:
+    """Top-1 on the eight settings of the Backgrounds Challenge and BG-gap = mixed_same - mixed_rand."""
+
+    version = "1"
+
+    def __init__(
+        self,
+        train: str = "",
+        head: str = "linear",
+        class_map: str = "",
+        rule: str = MAPS[0],
+        settings: Sequence[str] = (),
+        c: float = 1.0,
+        k: int = 200,
+        temperature: float = 0.07,
+        limit: int = 0,
+        features: FeatureOptions | None = None,
+    ) -> None:
+        check_choice("BACKGROUNDS.MAP", rule, MAPS)
+        if head in TRAINED and not train:
+            raise ConfigError(
+                f"BACKGROUNDS.HEAD is {head} and BACKGROUNDS.TRAIN is empty; expected a folder <class>/<image> to fit "
+                "the head on (backgrounds of tools/make_scenes.py: its objects/train), or HEAD a file with a layer"
+            )
+        if head not in TRAINED and train:
+            raise ConfigError(f"BACKGROUNDS.TRAIN is {train} but BACKGROUNDS.HEAD {head} is not trained; drop one")
+        if rule != MAPS[0] and not class_map:
+            raise ConfigError(f"BACKGROUNDS.MAP is {rule}; it needs the table BACKGROUNDS.CLASS_MAP")
+        self.train, self.head, self.class_map, self.rule = train, head, class_map, rule
+        self.settings, self.c, self.k, self.temperature, self.limit = list(settings), c, k, temperature, limit
+        self.features = features or FeatureOptions()
+
+    @staticmethod
+    def options() -> CfgNode:
+        node = CfgNode()
+        # Folder <class>/<image> on whose frozen features the head is fitted; classes are matched by name with those of
+        # the settings (other classes may be there as well; to answer with one of them is wrong).
+        node.TRAIN = ""
+        # "linear" (logistic regression by L-BFGS), "knn" (KNN.K and KNN.T), or a file with fc.weight and fc.bias.
+        node.HEAD = "linear"
+        # json with the class of every output of the head, -1 for none: in_to_in9.json for the 1000 classes of ImageNet.
+        node.CLASS_MAP = ""
+        # With CLASS_MAP: "argmax_then_map" (the release: an answer without class is wrong) or "restrict_370" (the best
+        # among outputs with a class).
+        node.MAP = "argmax_then_map"
+        # Evaluate these settings only (all eight if empty).
+        node.SETTINGS = []
+        # Inverse L2 strength of the linear head on standardized features.
+        node.C = 1.0
+        return node
+
+    @classmethod
+    def from_config(cls, options: CfgNode) -> dict[str, Any]:
+        o = options.BACKGROUNDS
+        return {
+            "train": o.TRAIN,
+            "head": o.HEAD,
+            "class_map": o.CLASS_MAP,
+            "rule": o.MAP,
+            "settings": o.SETTINGS,
+            "c": o.C,
+            "k": options.KNN.K,
+            "temperature": options.KNN.T,
+            "limit": options.LIMIT,
+            "features": FeatureOptions.from_options(options),
+        }
+
+    def check_weights(self, weights: Weights) -> None:
+        """Every kind of weights has a trunk."""
+        weights.require_trunk()
+
+    def check_data(self, data: EvalData) -> None:
+        """All settings with equal classes, and a head that can answer with them."""
+        splits = load_settings(data.spec, self.settings, self.limit)
+        train = self._train_split()
+        if train is not None:
+            classes = next(iter(splits.values())).classes
+            class_answer(len(train.classes), classes, self.class_map, self.rule, train.classes)
+
+    def __call__(self, weights: Weights, data: EvalData) -> Result:
+        splits = load_settings(data.spec, self.settings, self.limit)
+        classes = next(iter(splits.values())).classes
+        size = self.features.input_size(weights)
+        head, answer, details = self._head(weights, classes, size)
+        rows = {}
+        for name, split in splits.items():
+            x, y = square_features(weights, split, size, self.features.batch_size)
+            rows[name] = score(answer(head(x)), y, len(classes))
+        metrics = {name: row["top1"] for name, row in rows.items()}
+        if all(name in rows for name in GAP):
+            metrics["bg_gap"] = metrics[GAP[0]] - metrics[GAP[1]]
+        counts = torch.bincount(next(iter(splits.values())).labels(), minlength=len(classes))
+        details |= {
+            "classes": classes,
+            "settings": rows,
+            "chance": 100.0 * float(counts.max()) / int(counts.sum()),
+            "input_size": size,
+            "train_is_a_setting": self._leaks(data, list(splits)),
+        }
+        return Result("backgrounds", self.version, metrics, details=details)
+
+    def _train_split(self) -> LabelledSplit | None:
+        return LabelledSplit.load(f"class_folder:{self.train}", self.limit) if self.train else None
+
+    def _head(self, weights: Weights, classes: list[str], size: int) -> tuple[Head, Answer, dict[str, Any]]:
+        """The head, how it answers, and what a reader of the numbers must know of it."""
+        details: dict[str, Any] = {"head": self.head, "map": self.rule if self.class_map else "none"}
+        train = self._train_split()
+        if train is None:
+            layer = read_head(self.head, weights.trunk().backbone.out_channels)
+            return layer, class_answer(layer.outputs, classes, self.class_map, self.rule), details
+        outputs = len(train.classes)
+        answer = class_answer(outputs, classes, self.class_map, self.rule, train.classes)
+        x, y = square_features(weights, train, size, self.features.batch_size)
+        details |= {"train": self.train, "train_images": len(y), "train_classes": outputs}
+        if self.head == "knn":
+            details |= {"k": min(self.k, len(y)), "temperature": self.temperature}
+            return NeighbourHead(x, y, outputs, self.k, self.temperature), answer, details
+        return fit_linear(x, y, outputs, self.c), answer, details | {"C": self.c}
+
+    def _leaks(self, data: EvalData, names: Sequence[str]) -> str:
+        """Name of the setting that the head was fitted on, or ""; its number is then a training accuracy."""
+        if not self.train:
+            return ""
+        same = [n for n in names if setting_folder(data.spec, n).resolve() == Path(self.train).resolve()]
+        if same:
+            logger.warning("the head is fitted on %s itself: the number of %s is a training accuracy", *same, *same)
+        return same[0] if same else ""
+
+
+def score(answers: Tensor, labels: Tensor, classes: int) -> dict[str, Any]:
+    """Top-1 in percent over all images and per class, and the share of answers that are no class at all."""
+    hit = answers == labels
+    per_class = [
+        100.0 * float(hit[labels == c].double().mean()) if bool((labels == c).any()) else None for c in range(classes)
+    ]
+    return {
+        "top1": 100.0 * float(hit.double().mean()),
+        "images": len(labels),
+        "per_class": per_class,
+        "no_class": 100.0 * float((answers == NO_CLASS).double().mean()),
+    }
