@@ -5,7 +5,18 @@ from ssl_loc.attention.grad_cam import (
     grad_cam,
     normalize_cam,
     pooled_weights,
+    score_grad_cam,
     similarity_grad_cam,
 )
+from ssl_loc.attention.input_gradient import clip_at_percentile, input_gradient
 
-__all__ = ["activation_weights", "grad_cam", "normalize_cam", "pooled_weights", "similarity_grad_cam"]
+__all__ = [
+    "activation_weights",
+    "clip_at_percentile",
+    "grad_cam",
+    "input_gradient",
+    "normalize_cam",
+    "pooled_weights",
+    "score_grad_cam",
+    "similarity_grad_cam",
+]

@@ -13,7 +13,8 @@ For a linear head z -> Wz + b, q its L2-normalised output and score s = q . k, a
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -79,6 +80,14 @@ def _minmax(cam: Tensor) -> Tensor:
     return (shifted / (shifted.amax(1, keepdim=True) + MINMAX_EPS)).view_as(cam)
 
 
+class Pooled(Protocol):
+    """The part of a trunk that :func:`score_grad_cam` uses."""
+
+    def __call__(self, x: Tensor) -> dict[str, Tensor]: ...
+
+    def pooled(self, maps: dict[str, Tensor]) -> Tensor: ...
+
+
 class Embedder(Protocol):
     """The part of a method that :func:`similarity_grad_cam` uses."""
 
@@ -89,6 +98,38 @@ class Embedder(Protocol):
     def embed(self, pooled: Tensor) -> Tensor: ...
 
     def similarity(self, q: Tensor, k: Tensor) -> Tensor: ...
+
+
+def score_grad_cam(
+    trunk: Pooled, x: Tensor, score: Callable[[Tensor], Tensor], layer: str = "res5"
+) -> tuple[Tensor, Tensor]:
+    """Rectified Grad-CAM of any score of the pooled vector, for evaluation and pictures: a similarity or a logit.
+
+    For a linear classifier z -> Wz + b and the logit of class c, alpha is the row W_c, so G is the class activation
+    map of Zhou et al. (CVPR 2016), rectified.
+
+    Args:
+        trunk: in evaluation mode; its parameters need no gradients.
+        x: (N, 3, H, W) normalised images.
+        score: pooled vectors (N, C) -> (N,), each depending on its own row.
+        layer: "res5" (pooled form) or another level of the trunk (activation form).
+
+    Returns:
+        Map (N, h, w) float32 at the resolution of ``layer`` and pooled vectors (N, C), both detached.
+    """
+    deep = layer != "res5"
+    # Parameters may be frozen: the graph down to an earlier level then hangs on the pixels.
+    x = x.detach().requires_grad_() if deep else x
+    with torch.set_grad_enabled(deep):
+        maps = trunk(x)
+        pooled = trunk.pooled(maps)
+    with torch.enable_grad():
+        if deep:
+            weights = activation_weights(score(pooled), maps[layer], create_graph=False)
+        else:
+            pooled = pooled.detach().requires_grad_()
+            weights = pooled_weights(score(pooled), pooled, create_graph=False)
+    return F.relu(grad_cam(maps[layer].detach(), weights.detach())), pooled.detach()
 
 
 def similarity_grad_cam(method: Embedder, images: Tensor, key: Tensor, layer: str = "res5") -> Tensor:
@@ -103,16 +144,9 @@ def similarity_grad_cam(method: Embedder, images: Tensor, key: Tensor, layer: st
     Returns:
         (N, h, w) float32, detached, at the resolution of ``layer``.
     """
-    trunk = method.trunk()
-    with torch.set_grad_enabled(layer != "res5"):
-        maps = trunk(method.normalize(images))
-        pooled = trunk.pooled(maps)  # type: ignore[operator]
-    with torch.enable_grad():
-        if layer == "res5":
-            pooled = pooled.detach().requires_grad_()
-        scores = method.similarity(method.embed(pooled), key)
-        if layer == "res5":
-            weights = pooled_weights(scores, pooled, create_graph=False)
-        else:
-            weights = activation_weights(scores, maps[layer], create_graph=False)
-    return F.relu(grad_cam(maps[layer].detach(), weights.detach()))
+
+    def score(pooled: Tensor) -> Tensor:
+        return method.similarity(method.embed(pooled), key)
+
+    trunk = cast("Pooled", method.trunk())
+    return score_grad_cam(trunk, method.normalize(images), score, layer)[0]

@@ -61,12 +61,12 @@ def stable_index(name: str) -> int:
 
 
 def open_masked(data: EvalData) -> tuple[Dataset, MaskReader]:
-    """The images and the reader of their masks.
+    """The images (of a training and a test part: the test part) and the reader of their masks.
 
     Raises:
         DataError: no such dataset, or none of its images has a mask.
     """
-    dataset = get_dataset(data.spec, annotations=data.masks == "ground_truth")
+    dataset = get_dataset(data.test_spec(), annotations=data.masks == "ground_truth")
     return dataset, mask_reader(data.masks, dataset)
 
 
@@ -121,7 +121,7 @@ class GroundingCrops:
         return _join(rows)
 
     def _row(self, record: Record) -> CropBatch | None:
-        pixels = read_image(record.path)
+        pixels = read_image(record.path, record.trim_bottom)
         mask = self.read_mask(record, (pixels.shape[0], pixels.shape[1]))
         if mask is None or not mask.any():
             return None

@@ -30,6 +30,11 @@ class EvalData:
     masks: str = "ground_truth"
     limit: int = 0
 
+    def test_spec(self) -> str:
+        """The dataset that is looked at: the test part of two, else the whole."""
+        parts = two_parts(self.spec)
+        return self.spec if parts is None else parts[1]
+
     def labelled_splits(self) -> tuple[LabelledSplit, LabelledSplit]:
         """Train and val with one numbering of the classes: that of train. Read once for all protocols."""
         return self._labelled
@@ -40,18 +45,30 @@ class EvalData:
         return train, val.renumbered(train.classes)
 
 
-def split_specs(spec: str) -> tuple[str, str]:
-    """The train and the val dataset meant by one ``--data`` word."""
+def two_parts(spec: str) -> tuple[str, str] | None:
+    """The train and the val dataset meant by one ``--data`` word, None where it names one dataset."""
     if "," in spec:
         train, val = spec.split(",", 1)
         return train, val
     folder = Path(spec.removeprefix("folder:"))
     if (folder / "train").is_dir() and (folder / "val").is_dir():
         return f"class_folder:{folder / 'train'}", f"class_folder:{folder / 'val'}"
-    raise DataError(
-        f"--data {spec} does not name a training and a test part; expected a folder with train/ and val/ of class "
-        "folders, or two datasets separated by a comma (scenes:DIR:train,scenes:DIR:val)"
-    )
+    return None
+
+
+def split_specs(spec: str) -> tuple[str, str]:
+    """The train and the val dataset meant by one ``--data`` word.
+
+    Raises:
+        DataError: it names one dataset only.
+    """
+    parts = two_parts(spec)
+    if parts is None:
+        raise DataError(
+            f"--data {spec} does not name a training and a test part; expected a folder with train/ and val/ of class "
+            "folders, or two datasets separated by a comma (scenes:DIR:train,scenes:DIR:val)"
+        )
+    return parts
 
 
 @dataclass
@@ -81,7 +98,7 @@ class LabelledSplit:
     def images(self) -> Iterator[Tensor]:
         """uint8 (3, H, W), in order; an unreadable image is an error (without it the number would be another)."""
         for record in self.records:
-            yield torch.from_numpy(read_image(record.path)).permute(2, 0, 1)
+            yield torch.from_numpy(read_image(record.path, record.trim_bottom)).permute(2, 0, 1)
 
     def labels(self) -> Tensor:
         """int64 (N,)."""

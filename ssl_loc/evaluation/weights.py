@@ -35,12 +35,14 @@ class Trunk:
     mean: Tensor
     std: Tensor
 
+    def normalize(self, images: Tensor) -> Tensor:
+        """Images (N, 3, h, w), 0..255 RGB -> what the backbone takes, on its device."""
+        return (images.to(self.mean.device).float() - self.mean) / self.std
+
     def features(self, images: Tensor) -> Tensor:
         """Pooled features of uint8 images (N, 3, h, w) -> float32 (N, D), on the CPU."""
-        device = self.mean.device
         with torch.no_grad():
-            x = (images.to(device).float() - self.mean) / self.std
-            return self.backbone.pooled(self.backbone(x)).float().cpu()
+            return self.backbone.pooled(self.backbone(self.normalize(images))).float().cpu()
 
 
 @dataclass

@@ -50,10 +50,12 @@ def scene_folders(root: str | Path, split: str) -> dict[str, Path]:
 
 
 def load_scenes(directory: str, split: str, *, annotations: bool = False) -> Dataset:
-    """``scenes:DIR:SPLIT`` -> scenes labelled with their main class; ``metadata`` has classes and saliency_root."""
+    """``scenes:DIR:SPLIT`` -> scenes labelled with their main class; ``metadata`` has classes, saliency_root and
+    backgrounds (key -> index of the background drawn)."""
     folders = scene_folders(directory, split)
     dataset = load_coco(str(folders["coco"]), split, annotations=annotations)
-    labels = read_json(folders["labels"])["label"]
+    drawn = read_json(folders["labels"])
+    labels = drawn["label"]
     if len(labels) != len(dataset.records):
         raise DataError(
             f"{folders['images']} holds {len(dataset.records)} images, but {len(labels)} scenes were drawn; pictures "
@@ -62,6 +64,8 @@ def load_scenes(directory: str, split: str, *, annotations: bool = False) -> Dat
     records = RecordTable.pack(replace(r, label=int(n)) for r, n in zip(dataset.records, labels, strict=True))
     metadata = {**dataset.metadata, "kind": "scenes", "classes": read_info(directory)["classes"]}
     metadata["saliency_root"] = str(folders["saliency"])
+    # Which background each scene stands on, by key: does a network group scenes by it?
+    metadata["backgrounds"] = {r.key: int(n) for r, n in zip(records, drawn["background"], strict=True)}
     return Dataset(f"scenes:{directory}:{split}", records, metadata)
 
 
