@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -41,11 +41,14 @@ class Loss(nn.Module):
         needs: what the loss reads beyond q and k: "mask" (saliency masks in the batch), what a method may give
             (``METHOD_NEEDS``), or levels of the trunk ("res5").
         double_backward: whether it differentiates a gradient through the trunk, from the embedding to its level.
+        settings: (full config key, value) under which it needs something else than by default, so that the matrix of
+            mixtures can say so.
     """
 
     node: ClassVar[str] = ""
     needs: frozenset[str] = frozenset()
     double_backward: ClassVar[bool] = False
+    settings: ClassVar[tuple[tuple[str, Any], ...]] = ()
 
     def connect(self, method: Method) -> None:
         """Meet the method that the loss will work on; once, before the model moves to its device and the optimiser is
@@ -54,7 +57,8 @@ class Loss(nn.Module):
         Raises:
             ConfigError: the method cannot give what the loss needs.
         """
-        _check_fit(self, method)
+        if problem := fit_problem(self, method):
+            raise ConfigError(problem)
 
     def ema_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
         """(target, source) modules of the loss; targets follow with the method's momentum after each step."""
@@ -154,22 +158,23 @@ def _levels(loss: Loss) -> list[str]:
     return sorted(need for need in loss.needs if need.startswith("res"))
 
 
-def _check_fit(loss: Loss, method: Method) -> None:
-    """Whether the method gives what the loss needs of it."""
+def fit_problem(loss: Loss, method: Method) -> str:
+    """Why the method cannot give what the loss needs, as a sentence; empty where it can."""
     name, kind = type(loss).__name__, type(method).__name__
     off = f"take {name} out of LOSS.NAMES, or set LOSS.{loss.node}.WEIGHT 0"
     lacks = sorted((loss.needs & set(METHOD_NEEDS)) - method.gives)
     if lacks:
-        raise ConfigError(f"{name} needs {METHOD_NEEDS[lacks[0]]}, but the method {kind} has none; {off}")
+        return f"{name} needs {METHOD_NEEDS[lacks[0]]}, but the method {kind} has none; {off}"
     trunk = method.trunk()
     if missing := [level for level in _levels(loss) if level not in trunk.channels]:
-        raise ConfigError(
+        return (
             f"{name} reads the trunk at {', '.join(missing)}, but {type(trunk).__name__} has the levels "
             f"{', '.join(trunk.channels)}; choose one of these in LOSS.{loss.node}, or {off}"
         )
     frozen = [level for level in _levels(loss) if loss.double_backward and level in trunk.frozen_levels]
     if frozen:
-        raise ConfigError(
+        return (
             f"{name} needs the gradient at {', '.join(frozen)}, which MODEL.FREEZE_AT {len(trunk.frozen_levels)} "
             f"freezes; set MODEL.FREEZE_AT {list(trunk.channels).index(frozen[0])} or less, or {off}"
         )
+    return ""

@@ -206,5 +206,5 @@ def test_wrong_values_name_their_key(key: str, value: float) -> None:
 
 
 def test_two_views_are_asked_for() -> None:
-    with pytest.raises(ConfigError, match="BYOL compares 2 views, but AUGMENT.VIEWS makes 3"):
+    with pytest.raises(ConfigError, match="BYOL takes 2 views of an image, but AUGMENT.VIEWS makes 3"):
         _byol()(random_views(4, num_views=3))

@@ -80,7 +80,8 @@ def build_pipelines(cfg: CfgNode) -> list[Pipeline]:
         if not isinstance(entries, (list, tuple)):
             raise ConfigError(f"{where} is {entries!r}; expected a list of augmenters (one list per view)")
         steps = [build_augmenter(entry, cfg, f"{where}[{i}]") for i, entry in enumerate(entries)]
-        _check_whole(steps, where)
+        if problem := order_problem(steps, where):
+            raise ConfigError(problem)
         _separate_streams(steps)
         steps = _join(_fuse_colors(steps))
         views.append(_defer(steps, where) if place == "device" else steps)
@@ -133,15 +134,19 @@ def _separate_streams(steps: list[Augmenter]) -> None:
             step.stream = f"{step.stream}#{seen[step.stream]}"
 
 
-def _check_whole(steps: list[Augmenter], where: str) -> None:
-    """Refuse an augmenter that needs the whole image after one that cuts or moves it."""
+def order_problem(steps: Sequence[Augmenter], where: str) -> str:
+    """Why these augmenters cannot follow each other in one view, as a sentence; empty where they can.
+
+    One that needs the whole image cannot come after one that cuts or moves it.
+    """
     moved = ""
     for step in steps:
         name = type(step).__name__
         if step.wants_whole and moved:
-            raise ConfigError(f"{where} has {name} after {moved}; {name} needs the whole image, so put it first")
+            return f"{where} has {name} after {moved}; {name} needs the whole image, so put it first"
         if not (step.photometric or step.in_place):
             moved = moved or name
+    return ""
 
 
 def _join(steps: list[Augmenter]) -> list[Augmenter]:

@@ -19,6 +19,8 @@ def build_method(cfg: CfgNode) -> Method:
     """The method MODEL.METHOD with freshly initialised weights (drawn from torch's global generator), on the CPU."""
     check_freezing(cfg)
     method: Method = construct(METHOD_REGISTRY.get(cfg.MODEL.METHOD), cfg)
+    if cfg.AUGMENT.VIEWS:  # an empty list is the pipelines' to refuse
+        method.check_views(len(cfg.AUGMENT.VIEWS))
     freeze_trunks(method, cfg.MODEL.FREEZE_AT)
     method.feature_mask_pool = cfg.MODEL.FEATURE_MASK_POOL
     if cfg.MODEL.FEATURE_MASK_POOL and cfg.DATA.MASKS.SOURCE == "none":

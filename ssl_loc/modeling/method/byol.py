@@ -16,7 +16,7 @@ from ssl_loc.layers import average_split_statistics, ema_update, frozen_statisti
 from ssl_loc.modeling.backbone import Backbone, build_backbone
 from ssl_loc.modeling.head import build_head
 from ssl_loc.modeling.method.build import METHOD_REGISTRY
-from ssl_loc.modeling.method.method import PIXEL_MEAN, PIXEL_STD, Method, two_views, unit
+from ssl_loc.modeling.method.method import PIXEL_MEAN, PIXEL_STD, Method, unit
 from ssl_loc.structures import MethodOutput, Pair, Views
 from ssl_loc.utils.errors import ConfigError
 
@@ -95,7 +95,7 @@ class BYOL(Method):
 
     def forward(self, views: Views) -> MethodOutput:
         """Two pairs: predictions of each view against the target's projection of the other."""
-        two_views(self, views)
+        self.check_views(views.num_views)
         images = [self.normalize(x) for x in views.images]
         masks = [self.pool_mask(views, v) for v in (0, 1)]
         online = [self._online(x, mask) for x, mask in zip(images, masks, strict=True)]

@@ -65,6 +65,9 @@ class InstDisc(Method):
     """
 
     gives = frozenset({"negatives", "drawn_negatives", "map_gradient"})
+    views = (1, 2)
+    # The whole bank is not drawn from.
+    settings = (("MODEL.INSTDISC.K", 0),)
 
     def __init__(
         self,
@@ -122,10 +125,7 @@ class InstDisc(Method):
 
     def forward(self, views: Views) -> MethodOutput:
         """One pair: view 0 against the image's own row of the bank."""
-        if views.num_views > 2:
-            raise ConfigError(
-                f"InstDisc looks at 1 view, or 2 for losses that compare two, but AUGMENT.VIEWS makes {views.num_views}"
-            )
+        self.check_views(views.num_views)
         if self.bank.size == 0:
             raise ValueError("InstDisc has no memory bank yet; call prepare(dataset_size) first")
         maps = self.online_trunk(self.normalize(views.images[0]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -37,11 +38,16 @@ class Method(nn.Module):
         gives: what its pairs carry beyond q, k, pooled and maps: "negatives", "drawn_negatives", "target_map",
             "both_directions", "map_gradient" (see ``METHOD_NEEDS`` of the losses). Compared at build with what the
             losses need.
+        views: how many views of an image it can take, the usual number last; compared at build with AUGMENT.VIEWS.
+        settings: (full config key, value) under which it gives something else than by default, so that the matrix of
+            mixtures can say so.
         target_levels: levels of the target trunk whose maps the pairs carry (:meth:`request_target_maps`).
         feature_mask_pool: views are pooled over their masks (``MODEL.FEATURE_MASK_POOL``).
     """
 
     gives: frozenset[str] = frozenset()
+    views: ClassVar[tuple[int, ...]] = (2,)
+    settings: ClassVar[tuple[tuple[str, Any], ...]] = ()
     feature_mask_pool = False
     pixel_mean: Tensor
     pixel_std: Tensor
@@ -57,6 +63,15 @@ class Method(nn.Module):
     def forward(self, views: Views) -> MethodOutput:
         """Embed the views; one trunk forward per view."""
         raise NotImplementedError
+
+    def check_views(self, count: int) -> None:
+        """Raise :class:`ConfigError` unless the method takes ``count`` views of each image."""
+        if count not in self.views:
+            takes = " or ".join(str(n) for n in self.views)
+            raise ConfigError(
+                f"{type(self).__name__} takes {takes} view{'s' if self.views[-1] > 1 else ''} of an image, but "
+                f"AUGMENT.VIEWS makes {count}; list as many pipelines there"
+            )
 
     def trunk(self) -> Backbone:
         """The trained trunk (query or online), the one that is exported."""
@@ -170,15 +185,6 @@ def unit(head: nn.Module, pooled: Tensor) -> Tensor:
     """L2-normalised output of ``head`` in float32; autocast is off because Grad-CAM differentiates through here."""
     with torch.autocast(pooled.device.type, enabled=False):
         return unit_rows(head(full_precision(pooled)))
-
-
-def two_views(method: Method, views: Views) -> None:
-    """Raise :class:`ConfigError` unless the batch has two views of each image."""
-    if views.num_views != 2:
-        raise ConfigError(
-            f"{type(method).__name__} compares 2 views, but AUGMENT.VIEWS makes {views.num_views}; list two pipelines "
-            "there"
-        )
 
 
 def _pixel_constant(name: str, values: Sequence[float]) -> Tensor:

@@ -22,7 +22,7 @@ from ssl_loc.layers import (
 from ssl_loc.modeling.backbone import Backbone, build_backbone
 from ssl_loc.modeling.head import build_head
 from ssl_loc.modeling.method.build import METHOD_REGISTRY
-from ssl_loc.modeling.method.method import PIXEL_MEAN, PIXEL_STD, Method, two_views, unit
+from ssl_loc.modeling.method.method import PIXEL_MEAN, PIXEL_STD, Method, unit
 from ssl_loc.structures import MethodOutput, Pair, Views
 from ssl_loc.utils.comm import all_gather
 from ssl_loc.utils.errors import ConfigError
@@ -126,7 +126,7 @@ class MoCo(Method):
 
     def forward(self, views: Views) -> MethodOutput:
         """Queries from view 0, keys from view 1."""
-        two_views(self, views)
+        self.check_views(views.num_views)
         maps = self.query_trunk(self.normalize(views.images[0]))
         z = self.pool(self.query_trunk, maps, self.pool_mask(views, 0))  # (N, C)
         q = self.embed(z)  # (N, D)

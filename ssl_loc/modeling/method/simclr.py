@@ -13,7 +13,7 @@ from ssl_loc.layers import average_split_statistics, make_norm
 from ssl_loc.modeling.backbone import Backbone, build_backbone
 from ssl_loc.modeling.head import build_head
 from ssl_loc.modeling.method.build import METHOD_REGISTRY
-from ssl_loc.modeling.method.method import PIXEL_MEAN, PIXEL_STD, Method, two_views
+from ssl_loc.modeling.method.method import PIXEL_MEAN, PIXEL_STD, Method
 from ssl_loc.structures import MethodOutput, Pair, Views
 from ssl_loc.utils.errors import ConfigError, check_choice
 
@@ -82,7 +82,7 @@ class SimCLR(Method):
 
     def forward(self, views: Views) -> MethodOutput:
         """Two pairs: each view against the other."""
-        two_views(self, views)
+        self.check_views(views.num_views)
         n = views.batch_size
         maps = self.online_trunk(self.normalize(torch.cat(views.images)))
         masks = [mask for v in (0, 1) if (mask := self.pool_mask(views, v)) is not None]
