@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
-import torch
-from torch import Tensor
+from ssl_loc.data.labelled import LabelledSplit, load_splits, split_specs, two_parts
 
-from ssl_loc.data.catalog import get_dataset
-from ssl_loc.data.image_io import read_image
-from ssl_loc.data.records import RecordTable
-from ssl_loc.utils.errors import DataError
+__all__ = ["EvalData", "LabelledSplit", "split_specs", "two_parts"]
 
 
 @dataclass(frozen=True)
@@ -41,76 +35,4 @@ class EvalData:
 
     @cached_property
     def _labelled(self) -> tuple[LabelledSplit, LabelledSplit]:
-        train, val = (LabelledSplit.load(spec, self.limit) for spec in split_specs(self.spec))
-        return train, val.renumbered(train.classes)
-
-
-def two_parts(spec: str) -> tuple[str, str] | None:
-    """The train and the val dataset meant by one ``--data`` word, None where it names one dataset."""
-    if "," in spec:
-        train, val = spec.split(",", 1)
-        return train, val
-    folder = Path(spec.removeprefix("folder:"))
-    if (folder / "train").is_dir() and (folder / "val").is_dir():
-        return f"class_folder:{folder / 'train'}", f"class_folder:{folder / 'val'}"
-    return None
-
-
-def split_specs(spec: str) -> tuple[str, str]:
-    """The train and the val dataset meant by one ``--data`` word.
-
-    Raises:
-        DataError: it names one dataset only.
-    """
-    parts = two_parts(spec)
-    if parts is None:
-        raise DataError(
-            f"--data {spec} does not name a training and a test part; expected a folder with train/ and val/ of class "
-            "folders, or two datasets separated by a comma (scenes:DIR:train,scenes:DIR:val)"
-        )
-    return parts
-
-
-@dataclass
-class LabelledSplit:
-    """Images with one class each."""
-
-    name: str
-    records: RecordTable
-    classes: list[str]
-    label_map: list[int] | None = None
-
-    @classmethod
-    def load(cls, spec: str, limit: int = 0) -> LabelledSplit:
-        """Images of a dataset that have a label; ``limit`` takes an even sample, so that every class stays in."""
-        dataset = get_dataset(spec)
-        labelled = (dataset.records.labels >= 0).nonzero()[0]
-        if len(labelled) == 0:
-            raise DataError(f"{spec} has no class labels; this protocol needs them (class_folder:DIR gives them)")
-        if limit and limit < len(labelled):
-            labelled = labelled[torch.linspace(0, len(labelled) - 1, limit).round().long().numpy()]
-        classes = dataset.metadata.get("classes") or [str(i) for i in range(int(dataset.records.labels.max()) + 1)]
-        return cls(spec, dataset.records.select(labelled), list(classes))
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def images(self) -> Iterator[Tensor]:
-        """uint8 (3, H, W), in order; an unreadable image is an error (without it the number would be another)."""
-        for record in self.records:
-            yield torch.from_numpy(read_image(record.path, record.trim_bottom)).permute(2, 0, 1)
-
-    def labels(self) -> Tensor:
-        """int64 (N,)."""
-        labels = torch.from_numpy(self.records.labels)
-        return labels if self.label_map is None else torch.tensor(self.label_map)[labels]
-
-    def renumbered(self, classes: list[str]) -> LabelledSplit:
-        """The same images with the class numbers of another split; a class it does not have is an error."""
-        strange = [name for name in self.classes if name not in classes]
-        if strange:
-            raise DataError(
-                f"{self.name} has classes that the training split lacks: {', '.join(strange[:5])} "
-                f"({len(strange)} in all); both splits need the same class folders"
-            )
-        return LabelledSplit(self.name, self.records, classes, [classes.index(name) for name in self.classes])
+        return load_splits(self.spec, self.limit)

@@ -25,6 +25,10 @@ def default_options() -> CfgNode:
     node.BATCH_SIZE = 64
     # Side of the network's input in px; 0 takes AUGMENT.SIZE of the run that made the weights (224 if unknown).
     node.SIZE = 0
+    # Folder that keeps features on disk for the next protocol or run ("" = in memory only). tools/evaluate.py --cache.
+    node.CACHE = ""
+    # Processes that decode images for feature extraction; 0 = this one, -1 = as many as cores for large sets.
+    node.WORKERS = -1
     # Use only the first N images of each dataset (0 = all).
     node.LIMIT = 0
     # "auto" takes the GPU where there is one; "cpu" or "cuda" insist.
