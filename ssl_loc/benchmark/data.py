@@ -155,7 +155,7 @@ def _stage_round(mapper: Mapper, deferred: Mapper, cfg: CfgNode, turn: int) -> d
     for index in range(len(mapper)):
         record = mapper.records[index]
         with clock("decode JPEG"):
-            image = read_image(record.path)
+            image = read_image(record.path, record.trim_bottom)
         with clock("decode map (1-bit PNG at 1/4)"):
             mapper.masks.load(index, record, (image.shape[0], image.shape[1]))
         rows.append(mapper[(turn, index)])

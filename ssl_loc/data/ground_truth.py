@@ -106,6 +106,6 @@ def write_ground_truth_maps(
     kept = {} if overwrite else standing_maps(shell, {record.key: record.path for record in dataset.records}).kept
     for record in progress_bar(dataset.records, desc="ground truth", unit="map", show=progress):
         if record.key not in kept:
-            size = read_size(record.path)
+            size = read_size(record.path, record.trim_bottom)
             write_map(safe_join(root, f"{record.key}.png"), reduce_mask(rasterize(record, size, prefer), size, reduce))
     return write_manifest(root, **identity, measured=kept, progress=progress)

@@ -35,7 +35,7 @@ def image_sizes(records: RecordTable) -> np.ndarray:
     """
     world, rank = comm.get_world_size(), comm.get_rank()
     _same_everywhere(records)
-    mine = [records[i].path for i in range(rank, len(records), world)]
+    mine = [(records[i].path, records[i].trim_bottom) for i in range(rank, len(records), world)]
     sizes = np.full((len(records), 2), UNREADABLE, dtype=np.int32)
     for r, part in enumerate(comm.all_gather_object(_read_sizes(mine))):
         sizes[r::world] = part
@@ -54,7 +54,7 @@ def _same_everywhere(records: RecordTable) -> None:
             )
 
 
-def _read_sizes(paths: list[str]) -> np.ndarray:
+def _read_sizes(paths: list[tuple[str, int]]) -> np.ndarray:
     sizes = np.full((len(paths), 2), UNREADABLE, dtype=np.int32)
     quiet = len(paths) < _PROGRESS_FROM or not comm.is_main_process()
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -65,13 +65,13 @@ def _read_sizes(paths: list[str]) -> np.ndarray:
     return sizes
 
 
-def _read_chunk(paths: list[str]) -> list[tuple[int, int]]:
-    return [_read_size(path) for path in paths]
+def _read_chunk(paths: list[tuple[str, int]]) -> list[tuple[int, int]]:
+    return [_read_size(path, trim_bottom) for path, trim_bottom in paths]
 
 
-def _read_size(path: str) -> tuple[int, int]:
+def _read_size(path: str, trim_bottom: int) -> tuple[int, int]:
     try:
-        return read_size(path)
+        return read_size(path, trim_bottom)
     except DataError:
         return UNREADABLE, UNREADABLE
 

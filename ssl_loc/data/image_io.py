@@ -28,11 +28,15 @@ _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _TURBO_SPACES = ("YCbCr", "RGB", "Gray")
 
 
-def read_image(path: str | os.PathLike) -> np.ndarray:
+def read_image(path: str | os.PathLike, trim_bottom: int = 0) -> np.ndarray:
     """Decode any picture -> uint8 (H, W, 3), RGB, C-contiguous.
 
     Grey, palette, CMYK and alpha pictures are converted (alpha is composited on black); 16-bit and float pictures are
     rescaled linearly to 8 bit.
+
+    Args:
+        path: any picture.
+        trim_bottom: rows to leave out at the bottom (``Record.trim_bottom``).
 
     Raises:
         DataError: the file is missing, cut off or no picture; the message has its path.
@@ -42,22 +46,28 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
             data = stream.read()
     except OSError as error:
         raise DataError(f"cannot read image {path}: {error.strerror or error}") from None
-    if data[:2] == _JPEG_START:
-        image = decode_jpeg(data)
-        if image is not None:
-            return image
-    return decode_with_pil(path)
+    image = decode_jpeg(data) if data[:2] == _JPEG_START else None
+    if image is None:
+        image = decode_with_pil(path)
+    return image[: trimmed(path, image.shape[0], trim_bottom)]
 
 
-def read_size(path: str | os.PathLike) -> tuple[int, int]:
-    """(height, width) of the stored pixels, from the file's header alone.
+def trimmed(path: str | os.PathLike, height: int, trim_bottom: int) -> int:
+    """Rows that are left; :class:`DataError` where none is."""
+    if trim_bottom and height <= trim_bottom:
+        raise DataError(f"image {path} has {height} rows, of which {trim_bottom} at the bottom are to be left out")
+    return height - trim_bottom
+
+
+def read_size(path: str | os.PathLike, trim_bottom: int = 0) -> tuple[int, int]:
+    """(height, width) of the stored pixels without the rows left out, from the file's header alone.
 
     Raises:
         DataError: the file is missing or no picture.
     """
     try:
         with Image.open(path) as image:
-            return image.height, image.width
+            return trimmed(path, image.height, trim_bottom), image.width
     except PIL_ERRORS as error:
         raise DataError(f"cannot read image {path}: {getattr(error, 'strerror', None) or error}") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,20 @@ def write_estimated_maps(
         **how,
     )
     items = items_of(dataset.records)
-    return run_estimator(estimator, items, str(root), read=read_image, read_size=read_size, options=run)
+    trim = _same_trim(dataset)
+    read, size = partial(read_image, trim_bottom=trim), partial(read_size, trim_bottom=trim)
+    return run_estimator(estimator, items, str(root), read=read, read_size=size, options=run)
+
+
+def _same_trim(dataset: Dataset) -> int:
+    """Rows left out at the bottom of every image: workers are told once, not image by image."""
+    found = {record.trim_bottom for record in dataset.records}
+    if len(found) > 1:
+        raise DataError(
+            f"the images of '{dataset.name}' leave out different numbers of rows ({sorted(found)}); make the maps of "
+            "each part in a command of its own"
+        )
+    return found.pop() if found else 0
 
 
 def _check_numbers(reduce: int, processes: int | None, time_limit: float, max_bad: float | None) -> None:

@@ -74,7 +74,7 @@ class Mapper(Dataset):
             at = (index + len(bad)) % len(self.records)
             record = self.records[at]
             try:
-                image = read_image(record.path)
+                image = read_image(record.path, record.trim_bottom)
             except DataError as error:
                 bad.append(record.path)
                 if len(bad) > self.max_bad_images or len(bad) >= len(self.records):
@@ -91,7 +91,7 @@ class Mapper(Dataset):
             DataError: it cannot be read.
         """
         record = self.records[index]
-        return self._sample(index, record, read_image(record.path))
+        return self._sample(index, record, read_image(record.path, record.trim_bottom))
 
     def _sample(self, index: int, record: Record, image: np.ndarray) -> Sample:
         size = (image.shape[0], image.shape[1])

@@ -28,6 +28,8 @@ class Record:
             saliency map of the image is ``ROOT/<key>.png``.
         boxes: float32 (M, 4) XYXY in pixels, half-open, or None where annotations were not read.
         segments: M objects (polygons or run-length code), or None where the dataset has boxes only.
+        trim_bottom: rows at the bottom of the file, in px, that are no part of the picture (a banner); they are left
+            out wherever the image is read, and so are missing in its maps.
     """
 
     path: str
@@ -35,6 +37,7 @@ class Record:
     key: str = ""
     boxes: np.ndarray | None = None
     segments: Sequence[Segment] | None = None
+    trim_bottom: int = 0
 
 
 class RecordTable(Sequence[Record]):
@@ -100,7 +103,9 @@ def _encode(record: Record) -> bytes:
     # pickle is safe here: these bytes never leave the process.
     boxes = None if record.boxes is None else np.asarray(record.boxes, dtype=np.float32).tobytes()
     segments = None if record.segments is None else [_squeeze(s) for s in record.segments]
-    return pickle.dumps((record.path, record.key, boxes, segments), protocol=pickle.HIGHEST_PROTOCOL)
+    return pickle.dumps(
+        (record.path, record.key, boxes, segments, record.trim_bottom), protocol=pickle.HIGHEST_PROTOCOL
+    )
 
 
 def _squeeze(segment: Segment) -> list[bytes] | dict[str, Any]:
@@ -110,11 +115,11 @@ def _squeeze(segment: Segment) -> list[bytes] | dict[str, Any]:
 
 
 def _decode(data: np.ndarray, label: int) -> Record:
-    path, key, packed_boxes, packed_segments = pickle.loads(data.data)
+    path, key, packed_boxes, packed_segments, trim_bottom = pickle.loads(data.data)
     boxes = None if packed_boxes is None else np.frombuffer(packed_boxes, dtype=np.float32).reshape(-1, 4)
     segments: list[Segment] | None = None
     if packed_segments is not None:
         segments = [
             s if isinstance(s, dict) else [np.frombuffer(p, dtype=np.float32) for p in s] for s in packed_segments
         ]
-    return Record(path, label, key, boxes, segments)
+    return Record(path, label, key, boxes, segments, trim_bottom)

@@ -108,6 +108,6 @@ def open_masks(data: EvalData) -> Masks:
 
     def draw(name: str) -> np.ndarray:
         record = dataset.records[index[name]]
-        return rasterize(record, read_size(record.path))
+        return rasterize(record, read_size(record.path, record.trim_bottom))
 
     return Masks(list(index)[: data.limit or None], draw)

@@ -98,7 +98,7 @@ def _draw_cell(sheet: Image.Image, record: Record, manifest: Manifest, x: int, y
     pen = ImageDraw.Draw(sheet)
     entry = manifest.maps[record.key]
     left = x
-    for read in (lambda: read_image(record.path), lambda: read_map(manifest.path(record.key))):
+    for read in (lambda: read_image(record.path, record.trim_bottom), lambda: read_map(manifest.path(record.key))):
         try:
             picture = Image.fromarray(read())
         except DataError:

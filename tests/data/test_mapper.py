@@ -37,7 +37,7 @@ def table(tmp_path, count, broken=()):
 
 def test_a_sample_is_the_stored_pixels_without_a_copy(tmp_path, monkeypatch):
     pixels = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
-    monkeypatch.setattr(mapper_module, "read_image", lambda path: pixels)
+    monkeypatch.setattr(mapper_module, "read_image", lambda path, trim_bottom: pixels)
     sample = Mapper(table(tmp_path, 2), []).sample(1)
     assert np.array_equal(sample.image.numpy(), pixels.transpose(2, 0, 1))
     assert sample.image.data_ptr() == pixels.ctypes.data
