@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ssl_loc.config import CfgNode
+from ssl_loc.evaluation.backgrounds_challenge import Challenge, check_challenge, run_challenge
 from ssl_loc.evaluation.backgrounds_data import load_settings, setting_folder, square_features
 from ssl_loc.evaluation.backgrounds_head import (
     MAPS,
@@ -58,6 +59,8 @@ class Backgrounds:
         k: int = 200,
         temperature: float = 0.07,
         limit: int = 0,
+        challenge: bool = False,
+        challenge_images: int = 0,
         features: FeatureOptions | None = None,
     ) -> None:
         check_choice("BACKGROUNDS.MAP", rule, MAPS)
@@ -72,6 +75,7 @@ class Backgrounds:
             raise ConfigError(f"BACKGROUNDS.MAP is {rule}; it needs the table BACKGROUNDS.CLASS_MAP")
         self.train, self.head, self.class_map, self.rule = train, head, class_map, rule
         self.settings, self.c, self.k, self.temperature, self.limit = list(settings), c, k, temperature, limit
+        self.challenge, self.challenge_images = challenge, challenge_images
         self.features = features or FeatureOptions()
 
     @staticmethod
@@ -91,6 +95,11 @@ class Backgrounds:
         node.SETTINGS = []
         # Inverse L2 strength of the linear head on standardized features.
         node.C = 1.0
+        # Also the adversarial score: every foreground (fg_mask) in front of every background (only_bg_t). Up to N x N
+        # forward passes; a foreground is given up at its first wrong answer.
+        node.CHALLENGE = False
+        # Foregrounds and backgrounds of that score, an even sample (0 = all). Fewer backgrounds give a higher number.
+        node.CHALLENGE_IMAGES = 0
         return node
 
     @classmethod
@@ -106,6 +115,8 @@ class Backgrounds:
             "k": options.KNN.K,
             "temperature": options.KNN.T,
             "limit": options.LIMIT,
+            "challenge": o.CHALLENGE,
+            "challenge_images": o.CHALLENGE_IMAGES,
             "features": FeatureOptions.from_options(options),
         }
 
@@ -116,6 +127,8 @@ class Backgrounds:
     def check_data(self, data: EvalData) -> None:
         """All settings with equal classes, and a head that can answer with them."""
         splits = load_settings(data.spec, self.settings, self.limit)
+        if self.challenge:
+            check_challenge(data.spec, next(iter(splits.values())).classes)
         train = self._train_split()
         if train is not None:
             classes = next(iter(splits.values())).classes
@@ -133,6 +146,10 @@ class Backgrounds:
         metrics = {name: row["top1"] for name, row in rows.items()}
         if all(name in rows for name in GAP):
             metrics["bg_gap"] = metrics[GAP[0]] - metrics[GAP[1]]
+        if self.challenge:
+            found = self._challenge(weights, data, classes, head, answer)
+            metrics |= {"challenge_robust": found.robust, "challenge_vulnerable": 100.0 - found.robust}
+            details["challenge"] = {"backgrounds": found.backgrounds, "fooled_by": found.fooled_by}
         counts = torch.bincount(next(iter(splits.values())).labels(), minlength=len(classes))
         details |= {
             "classes": classes,
@@ -142,6 +159,15 @@ class Backgrounds:
             "train_is_a_setting": self._leaks(data, list(splits)),
         }
         return Result("backgrounds", self.version, metrics, details=details)
+
+    def _challenge(self, weights: Weights, data: EvalData, classes: list[str], head: Head, answer: Answer) -> Challenge:
+        trunk = weights.trunk()
+        size = self.features.input_size(weights)
+
+        def classify(images: Tensor) -> Tensor:
+            return answer(head(trunk.features(images)))
+
+        return run_challenge(data.spec, classes, classify, size, self.features.batch_size, self.challenge_images)
 
     def _train_split(self) -> LabelledSplit | None:
         return LabelledSplit.load(f"class_folder:{self.train}", self.limit) if self.train else None

@@ -71,19 +71,22 @@ def load_settings(root: str | Path, wanted: Sequence[str] = (), limit: int = 0) 
     return splits
 
 
-def square(image: Tensor, size: int) -> Tensor:
-    """Shorter side to ``size`` (bilinear, antialiased), then the central square: uint8 (3, H, W) -> (3, size, size).
+def square(images: Tensor, size: int) -> Tensor:
+    """Shorter side to ``size`` (bilinear, antialiased), then the central square.
 
-    A picture that is ``size`` x ``size`` already, as in the release with size 224, stays as it is, bit for bit.
+    uint8 (3, H, W) or (N, 3, H, W) -> (..., 3, size, size). What is ``size`` x ``size`` already, as the release at side
+    224, stays as it is, bit for bit.
     """
-    h, w = image.shape[1:]
-    if (h, w) != (size, size):
-        scale = size / min(h, w)
-        new = (max(size, round(h * scale)), max(size, round(w * scale)))
-        x = F.interpolate(image[None].float(), new, mode="bilinear", antialias=True, align_corners=False)[0]
-        top, left = (new[0] - size) // 2, (new[1] - size) // 2
-        image = x[:, top : top + size, left : left + size].round().clamp(0, 255).to(torch.uint8)
-    return image
+    h, w = images.shape[-2:]
+    if (h, w) == (size, size):
+        return images
+    scale = size / min(h, w)
+    new = (max(size, round(h * scale)), max(size, round(w * scale)))
+    batch = images.reshape(-1, *images.shape[-3:]).float()
+    x = F.interpolate(batch, new, mode="bilinear", antialias=True, align_corners=False)
+    top, left = (new[0] - size) // 2, (new[1] - size) // 2
+    x = x[..., top : top + size, left : left + size].round().clamp(0, 255).to(torch.uint8)
+    return x.reshape(*images.shape[:-2], size, size)
 
 
 def square_features(weights: Weights, split: LabelledSplit, size: int, batch_size: int) -> tuple[Tensor, Tensor]:
