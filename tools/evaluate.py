@@ -5,15 +5,19 @@ from __future__ import annotations
 
 import argparse
 import logging
+from pathlib import Path
 
 from ssl_loc.evaluation import EVALUATOR_REGISTRY, EvalData, open_maps, open_weights
+from ssl_loc.evaluation.comparison import terminal_table, write_comparison
 from ssl_loc.evaluation.options import load_options
-from ssl_loc.evaluation.runner import read_results, run_protocols, terminal_table, write_comparison
+from ssl_loc.evaluation.results import read_results
+from ssl_loc.evaluation.runner import run_protocols
 from ssl_loc.evaluation.saliency_maps import errors_table
 from ssl_loc.evaluation.weights import unique_labels
 from ssl_loc.utils.cli import run_tool
 from ssl_loc.utils.errors import ConfigError
 from ssl_loc.utils.logger import setup_logger
+from ssl_loc.utils.seeds import SEEDS_HELP, parse_seeds
 
 EXAMPLES = """
 protocols:
@@ -59,7 +63,12 @@ def parse_args() -> argparse.Namespace:
         "--data", default="", metavar="D", help="dataset, or a folder with train/ and val/ classes (maps: optional)"
     )
     parser.add_argument("--masks", default="ground_truth", metavar="M", help="ground_truth (default) or folder:DIR")
-    parser.add_argument("--out", required=True, metavar="DIR", help="results/*.json and comparison.csv go here")
+    parser.add_argument("--out", required=True, metavar="DIR", help="results/*.json and comparison.{csv,html} go here")
+    parser.add_argument("--seeds", default="", metavar="N", help=f"mean and deviation over {SEEDS_HELP}")
+    parser.add_argument("--again", action="store_true", help="compute anew what OUT already has")
+    parser.add_argument(
+        "--cache", default="", metavar="DIR", help="features are kept here (default OUT/features); off = in memory only"
+    )
     parser.add_argument("--config-file", metavar="F", help="yaml with protocol options (configs/eval)")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY VALUE", dest="overrides", help="protocol options")
     return parser.parse_args()
@@ -68,7 +77,8 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     setup_logger()
-    options = load_options(args.config_file, args.overrides)
+    cache = {"": str(Path(args.out) / "features"), "off": ""}.get(args.cache, args.cache)
+    options = load_options(args.config_file, ["CACHE", cache, *args.overrides])
     names = [name.strip() for name in args.protocol.split(",") if name.strip()]
     for name in names:
         EVALUATOR_REGISTRY.get(name)
@@ -77,7 +87,8 @@ def main() -> None:
     data = EvalData(args.data, args.masks, options.LIMIT)
     weights = [open_weights(given, options.DEVICE) for given in args.weights]
     weights = unique_labels(weights + [open_maps(given) for given in args.maps])
-    run_protocols(names, weights, data, options, args.out)
+    seeds = parse_seeds(args.seeds) if args.seeds else []
+    run_protocols(names, weights, data, options, args.out, seeds, args.again)
     results = read_results([args.out])
     table = write_comparison(results, args.out)
     print(f"\n{terminal_table(results)}\n")

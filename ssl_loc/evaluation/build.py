@@ -14,7 +14,10 @@ from ssl_loc.utils.registry import Registry
 # ``options() -> CfgNode`` (its own keys with defaults) and a class attribute ``version``. An instance is called as
 # ``evaluator(weights, data) -> Result`` where ``data`` is a :class:`EvalData`; ``check_weights(weights)`` and
 # ``check_data(data)`` are asked of every protocol before the first one runs. A protocol whose numbers change for the
-# same weights and data raises its version: numbers of two versions never share a column.
+# same weights and data raises its version: numbers of two versions never share a column. ``seeded`` (class or instance
+# attribute) is False where SEED changes nothing: such a protocol runs once, however many seeds are asked for.
+# ``resumable`` is False where a result depends on other weights of the same run too: it is never taken from an earlier
+# run. One instance serves all weights of a run. Attributes that are not there count as True.
 EVALUATOR_REGISTRY = Registry("EVALUATOR")
 
 
@@ -22,6 +25,8 @@ class Evaluator(Protocol):
     """What a registered protocol looks like."""
 
     version: str
+    seeded: bool
+    resumable: bool
 
     @staticmethod
     def options() -> CfgNode: ...

@@ -118,7 +118,7 @@ class FeatureWriter:
         assert self._map is not None  # just opened
         values = np.ascontiguousarray(batch.numpy(), dtype=np.float32)
         self._map[self._done : self._done + len(values)] = values
-        self._crc = zlib.crc32(values, self._crc)
+        self._crc = zlib.crc32(values.data, self._crc)
         self._done += len(values)
 
     def _open(self, dim: int) -> None:
@@ -142,10 +142,10 @@ class FeatureWriter:
 
 def checksum(values: np.ndarray) -> int:
     """CRC-32 of an array's bytes, block by block."""
-    flat = values.reshape(-1).view(np.uint8)
+    flat = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
     crc = 0
     for start in range(0, len(flat), _BLOCK):
-        crc = zlib.crc32(np.ascontiguousarray(flat[start : start + _BLOCK]), crc)
+        crc = zlib.crc32(flat[start : start + _BLOCK].data, crc)
     return crc
 
 

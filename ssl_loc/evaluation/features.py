@@ -28,6 +28,7 @@ from ssl_loc.data.records import RecordTable
 from ssl_loc.data.workers import WorkerSetup
 from ssl_loc.evaluation.feature_cache import FeatureCache
 from ssl_loc.evaluation.weights import Trunk, Weights
+from ssl_loc.modeling import Backbone
 from ssl_loc.utils.env import package_version
 from ssl_loc.utils.errors import ConfigError, UserError
 from ssl_loc.utils.precision import full_precision
@@ -157,7 +158,7 @@ def pool_images(trunk: Trunk, images: Tensor, pools: Sequence[str]) -> list[Tens
         return [pool_maps(trunk.backbone, maps, pool).float().cpu() for pool in pools]
 
 
-def pool_maps(backbone: nn.Module, maps: dict[str, Tensor], pool: str) -> Tensor:
+def pool_maps(backbone: Backbone, maps: dict[str, Tensor], pool: str) -> Tensor:
     """One pooling of a trunk's maps, see the module's text."""
     if pool == GAP:
         return backbone.pooled(maps)

@@ -68,6 +68,7 @@ class KNN:
     """Weighted k-NN accuracy of frozen, pooled trunk features (InstDisc form, T = .07)."""
 
     version = "1"
+    seeded = False
 
     def __init__(self, k: int = 200, temperature: float = 0.07, features: FeatureOptions | None = None) -> None:
         self.k, self.temperature = k, temperature

@@ -127,6 +127,7 @@ class LinearProbe:
             raise ConfigError(f"LINEAR.SOLVER is '{solver}'; expected 'sgd' or 'lbfgs'")
         if not lrs or min(lrs) <= 0:
             raise ConfigError(f"LINEAR.LRS is {list(lrs)}; expected at least one positive learning rate")
+        self.seeded = solver == "sgd"
         self.solver, self.lrs, self.epochs, self.batch = solver, list(lrs), epochs, batch
         self.weight_decay, self.c, self.standardize, self.seed = weight_decay, c, standardize_features, seed
         self.features = features or FeatureOptions()

@@ -1,68 +1,172 @@
-"""Runs protocols over weights and writes one json per pair and one comparison table."""
+"""Runs protocols over weights and seeds; writes one json per protocol and weights; skips what is there already."""
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
-import re
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from ssl_loc.config import CfgNode, construct
 from ssl_loc.evaluation.build import EVALUATOR_REGISTRY, Evaluator
+from ssl_loc.evaluation.comparison import comparison, terminal_table, write_comparison
 from ssl_loc.evaluation.data import EvalData
+from ssl_loc.evaluation.fingerprint import fingerprint
+from ssl_loc.evaluation.results import data_name, load_result, protocol_name, read_results, result_path, seed_path
 from ssl_loc.evaluation.weights import Weights
 from ssl_loc.structures import Result
 from ssl_loc.utils.env import collect_env_dict
 from ssl_loc.utils.errors import ConfigError, DataError, UserError
-from ssl_loc.utils.file_io import read_json, write_json, write_text
+from ssl_loc.utils.file_io import write_json
+from ssl_loc.utils.seeds import mean_std
+
+__all__ = [
+    "comparison",
+    "data_name",
+    "protocol_name",
+    "published",
+    "read_results",
+    "result_path",
+    "run_protocols",
+    "terminal_table",
+    "write_comparison",
+]
 
 logger = logging.getLogger(__name__)
 
-COMPARISON = "comparison.csv"
-RESULTS = "results"
-
 
 def run_protocols(
-    names: Sequence[str], weights: Sequence[Weights], data: EvalData, options: CfgNode, out: str | Path
+    names: Sequence[str],
+    weights: Sequence[Weights],
+    data: EvalData,
+    options: CfgNode,
+    out: str | Path,
+    seeds: Sequence[int] = (),
+    again: bool = False,
 ) -> list[Result]:
     """Every protocol on every weights; each result is written to OUT/results as soon as it is there.
+
+    A result that lies there already and depends on the same things (see fingerprint.py) is taken as it is, and so is
+    each single seed of one; ``again`` computes everything anew.
+
+    Args:
+        seeds: seeds to average over; none takes ``options.SEED``. Protocols without chance in them run once.
 
     Raises:
         UserError: a protocol cannot use these weights or this data; before the first protocol runs.
     """
-    evaluators = [(name, construct(EVALUATOR_REGISTRY.get(name), options)) for name in names]
-    check_pairings(evaluators, weights, data)
+    published(options.PUBLISHED, "", "")
+    seeds = list(seeds) or [options.SEED]
+    # One instance per protocol and seed for all weights: some compare them.
+    made = {(name, seed): build_evaluator(name, options, seed) for name in names for seed in seeds}
+    check_pairings([(name, made[name, seeds[0]]) for name in names], weights, data)
     environment = collect_env_dict()
     results = []
     for w in weights:
-        for name, evaluator in evaluators:
-            result: Result = evaluator(w, data)
-            result.weights, result.digest = w.path, w.digest
-            result.details = {
-                "label": w.label,
-                "data": data.spec,
-                "masks": data.masks,
-                "limit": data.limit,
-                "kind": w.kind,
-                "iteration": w.meta.get("iteration"),
-                # Masks that saw labels make the pretraining no longer self-supervised.
-                "mask_source": w.meta.get("mask_source"),
-                "uses_labels": w.meta.get("uses_labels"),
-                "published": published(options.PUBLISHED, w.label, name),
-                **result.details,
-                "made": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
-                "environment": environment,
-            }
-            path = result_path(out, result)
-            write_json(path, result.to_dict())
-            logger.info("wrote %s", path)
-            results.append(result)
+        for name in names:
+            evaluator = made[name, seeds[0]]
+            mark = fingerprint(name, evaluator.version, w, data, options)
+            own = {seed: made[name, seed] for seed in (seeds if getattr(evaluator, "seeded", True) else seeds[:1])}
+            path = result_path(out, name, w.label, data.spec)
+            anew = again or not getattr(evaluator, "resumable", True)
+            found = None if anew else stored(path, mark, list(own))
+            if found is not None:
+                logger.info("%s of %s is there already (%s); --again computes it anew", name, w.label, path)
+                results.append(found)
+                continue
+            common = {**describe(w, data, options, name), "fingerprint": mark, "environment": environment}
+            results.append(run_seeds(own, w, data, path, common, anew))
         w.cache.clear()
     return results
+
+
+def build_evaluator(name: str, options: CfgNode, seed: int) -> Evaluator:
+    """A protocol with its options and ``SEED`` set to ``seed``."""
+    changed = options.clone()
+    changed.defrost()
+    changed.SEED = seed
+    changed.freeze()
+    return construct(EVALUATOR_REGISTRY.get(name), changed)
+
+
+def run_seeds(
+    evaluators: dict[int, Evaluator],
+    weights: Weights,
+    data: EvalData,
+    path: Path,
+    common: dict[str, Any],
+    again: bool = False,
+) -> Result:
+    """One protocol (seed -> its evaluator) on one weights, averaged over the seeds and written to ``path``."""
+    singles = []
+    for seed, evaluator in evaluators.items():
+        own = seed_path(path, seed)
+        single = None if again or len(evaluators) == 1 else stored(own, common["fingerprint"], [seed])
+        if single is None:
+            single = evaluator(weights, data)
+            single.weights, single.digest, single.seed = weights.path, weights.digest, seed
+            made = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+            single.details = {**common, **single.details, "seeds": [seed], "made": made}
+            if len(evaluators) > 1:
+                write_json(own, single.to_dict())
+        singles.append(single)
+    result = combine(singles)
+    write_json(path, result.to_dict())
+    logger.info("wrote %s", path)
+    return result
+
+
+def combine(singles: Sequence[Result]) -> Result:
+    """Means over seeds; details are those of the first seed, with "std" (sample deviations) and "per_seed".
+
+    With one seed every deviation is None: a single run has no spread.
+    """
+    first = singles[0]
+    metrics, deviations = {}, {}
+    for metric in first.metrics:
+        mean, std = mean_std([single.metrics[metric] for single in singles])
+        metrics[metric], deviations[metric] = mean, None if math.isnan(std) else std
+    details = {**first.details, "std": deviations, "seeds": [single.seed for single in singles]}
+    if len(singles) > 1:
+        details["per_seed"] = [single.metrics for single in singles]
+    return replace(first, metrics=metrics, details=details)
+
+
+def stored(path: Path, mark: str, seeds: Sequence[int]) -> Result | None:
+    """The result at ``path`` if it was made of the same things with the same seeds; a broken file is made again."""
+    if not path.is_file():
+        return None
+    try:
+        result = load_result(path)
+    except DataError as error:
+        logger.warning("%s; it is made anew", error)
+        return None
+    same = result.details.get("fingerprint") == mark and result.details.get("seeds") == list(seeds)
+    return result if same else None
+
+
+def describe(w: Weights, data: EvalData, options: CfgNode, protocol: str) -> dict[str, Any]:
+    """What every result says about its weights and data, whatever the protocol."""
+    return {
+        "label": w.label,
+        "data": data.spec,
+        "masks": data.masks,
+        "limit": data.limit,
+        "kind": w.kind,
+        "iteration": w.meta.get("iteration"),
+        # Masks that saw labels make the pretraining no longer self-supervised.
+        "mask_source": w.meta.get("mask_source"),
+        "uses_labels": w.meta.get("uses_labels"),
+        "published": published(options.PUBLISHED, w.label, protocol),
+        "references": [
+            [label, metric, value, source]
+            for label, name, metric, value, source in options.PUBLISHED
+            if name == protocol
+        ],
+    }
 
 
 def check_pairings(evaluators: Sequence[tuple[str, Evaluator]], weights: Sequence[Weights], data: EvalData) -> None:
@@ -83,101 +187,3 @@ def published(rows: Sequence[Sequence[Any]], label: str, protocol: str) -> dict[
             raise ConfigError(f"PUBLISHED has the row {list(row)}; expected [label, protocol, metric, value, source]")
     mine = [row for row in rows if str(row[0]).lower() == label.lower() and row[1] == protocol]
     return {metric: {"value": value, "source": source} for _, _, metric, value, source in mine}
-
-
-def result_path(out: str | Path, result: Result) -> Path:
-    """OUT/results/<protocol>_<label>_<data>.json; a second run of the same replaces the first."""
-    details = result.details
-    words = [result.protocol, details["label"], details["data"]]
-    slug = "_".join(re.sub(r"[^A-Za-z0-9.+-]+", "-", str(word)).strip("-")[-60:] for word in words)
-    return Path(out) / RESULTS / f"{slug}.json"
-
-
-def read_results(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
-    """Results as plain dicts, in the order of ``paths`` and then of making; "file" says where each one lay.
-
-    A path is a result's json, the OUT of an evaluation (its results/*.json) or the OUTPUT_DIR of a detection run (its
-    result.json).
-    """
-    found: list[dict[str, Any]] = []
-    for path in map(Path, paths):
-        files = [path]
-        if path.is_dir():
-            files = [*(path / RESULTS).glob("*.json")] or [*path.glob("result.json")]
-            if not files:
-                raise DataError(f"no results in {path}; expected {RESULTS}/*.json (tools/evaluate.py) or result.json")
-        # ISO times sort as text.
-        found += sorted(map(_read_result, files), key=lambda r: r["details"].get("made", ""))
-    return found
-
-
-def _read_result(file: Path) -> dict[str, Any]:
-    value = read_json(file)
-    if not isinstance(value, dict) or "protocol" not in value or "metrics" not in value:
-        raise DataError(f"{file} is no result of an evaluation; expected a json with protocol and metrics")
-    details = value.get("details", {})
-    # A detection's result lies in its run folder, whose name says what it is.
-    label = details.get("label") or file.resolve().parent.name
-    return {**value, "details": {**details, "label": label}, "file": str(file)}
-
-
-def comparison(results: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
-    """One row per weights, one column per protocol, version, data and metric -> (columns, rows).
-
-    Numbers of two versions or two datasets never share a column; the dataset is named only where there are several.
-    """
-    datasets: dict[str, set[str]] = {}
-    for r in results:
-        datasets.setdefault(protocol_name(r), set()).add(data_name(r))
-    columns: dict[tuple[str, str, str], None] = {}
-    rows: dict[tuple[str, str], dict[tuple[str, str, str], Any]] = {}
-    for r in results:
-        row = rows.setdefault((r["details"].get("label", r["weights"]), r["digest"]), {})
-        for metric, value in r["metrics"].items():
-            key = (protocol_name(r), data_name(r), metric)
-            columns[key] = None
-            row[key] = value
-    heads = [
-        f"{protocol} {metric}" + (f" [{data}]" if len(datasets[protocol]) > 1 else "")
-        for protocol, data, metric in columns
-    ]
-    table = [[label, digest, *(row.get(key) for key in columns)] for (label, digest), row in rows.items()]
-    return ["weights", "digest", *heads], table
-
-
-def write_comparison(results: Sequence[dict[str, Any]], out: str | Path) -> Path:
-    """Write OUT/comparison.csv and return its path."""
-    columns, rows = comparison(results)
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    path = Path(out) / COMPARISON
-    write_text(path, stream.getvalue())
-    return path
-
-
-def terminal_table(results: Sequence[dict[str, Any]]) -> str:
-    """The comparison as text, one block per protocol, so that it fits a terminal."""
-    from tabulate import tabulate
-
-    blocks = []
-    for protocol in dict.fromkeys(protocol_name(r) for r in results):
-        part = [r for r in results if protocol_name(r) == protocol]
-        columns, rows = comparison(part)
-        heads = [c.removeprefix(f"{protocol} ") for c in columns]
-        name = f"{protocol} on {', '.join(dict.fromkeys(data_name(r) for r in part))}"
-        blocks.append(f"{name}\n" + tabulate(rows, headers=heads, floatfmt=".4g", missingval="-"))
-    return "\n\n".join(blocks)
-
-
-def protocol_name(result: dict[str, Any]) -> str:
-    """Protocol, version and, for detection, the engine: what must be equal for numbers to be compared."""
-    engine = result["details"].get("engine")
-    return f"{result['protocol']} v{result['version']}" + (f" {engine}" if engine else "")
-
-
-def data_name(result: dict[str, Any]) -> str:
-    details = result["details"]
-    data = details.get("data") or ", ".join(details.get("recipe", {}).get("DATASETS", {}).get("TEST", [])) or "?"
-    return str(data) + (f" (first {details['limit']})" if details.get("limit") else "")

@@ -36,6 +36,8 @@ class SaliencyMaps:
     """F-measure, MAE and IoU of folders of saliency maps against masks (takes --maps, no weights)."""
 
     version = "2"
+    seeded = False
+    resumable = False  # differences to the first folder need its scores
 
     def __init__(self, *, stretch: bool = False, samples: int = SAMPLES, seed: int = 0) -> None:
         if samples < 2:

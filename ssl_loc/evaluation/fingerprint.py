@@ -1,0 +1,72 @@
+"""What a result depends on, as one digest: a stopped evaluation goes on where nothing of it has changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ssl_loc import __version__
+from ssl_loc.config import CfgNode
+from ssl_loc.data.catalog import resolve_path_form, split_path_form
+from ssl_loc.data.datasets.folder import list_files
+from ssl_loc.evaluation.data import EvalData
+from ssl_loc.evaluation.weights import Weights
+
+# Options that change where and how fast something is computed, or what is printed; not the numbers.
+HARMLESS = ("DEVICE", "BATCH_SIZE", "CACHE", "WORKERS", "PUBLISHED", "SEED")
+
+
+def fingerprint(protocol: str, version: str, weights: Weights, data: EvalData, options: CfgNode) -> str:
+    """Digest of protocol, weights, data and options, without the seed. Files count by path, size and time of change."""
+    chosen = {key: value for key, value in options.to_dict().items() if key not in HARMLESS}
+    content = {
+        "protocol": [protocol, version, __version__],
+        "weights": [weights.kind, weights.digest, None if weights.cfg is None else weights.cfg.to_dict()],
+        "data": [data.spec, data.masks, data.limit],
+        "options": chosen,
+        "files": [files_digest(word) for word in _words([data.spec, data.masks, chosen])],
+    }
+    if Path(weights.path).is_dir():  # a folder of maps
+        content["maps"] = files_digest(weights.path)
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+def _words(value: Any) -> Iterator[str]:
+    """Every text in nested plain values; "A,B" (two datasets) gives both."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _words(item)
+    elif isinstance(value, str):
+        yield from value.split(",")
+
+
+def files_digest(word: str) -> str:
+    """State of the file, or of every file of the folder, that a word names directly or as a dataset; else ""."""
+    path = _path_of(word)
+    if path is None:
+        return ""
+    digest = hashlib.blake2b(digest_size=12)
+    # Every file, not only pictures: annotations and manifests decide numbers as well.
+    for name in list_files(path, ("",)) if path.is_dir() else [""]:
+        stat = os.stat(path / name if name else path)
+        digest.update(f"{name}|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _path_of(word: str) -> Path | None:
+    if not word:
+        return None
+    for candidate in (word, resolve_path_form(word)):
+        if os.path.exists(candidate):
+            return Path(candidate)
+    form = split_path_form(word) if ":" in resolve_path_form(word) else None
+    if form is not None and os.path.exists(form[1][0]):
+        return Path(form[1][0])
+    return None
