@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Print every registered part: name, what it is in one line, and the file it lives in."""
+"""Print every registered part (name, what it is in one line, its file), or which of them work together."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from typing import Any
 
 from tabulate import tabulate
 
-from ssl_loc.components import load_components
+from ssl_loc.compatibility import Matrix
+from ssl_loc.compatibility.tables import FORMATS, render
+from ssl_loc.components import get_cfg, load_components
 from ssl_loc.config.node import import_part
 from ssl_loc.data.catalog import path_form_usage, resolve_path_form
 from ssl_loc.saliency.build import load_estimators
@@ -26,6 +28,9 @@ examples:
   python tools/list_components.py                   # everything
   python tools/list_components.py METHOD LOSS       # some registries
   python tools/list_components.py METHOD --imports projects/RegionMoCo/region_moco.py    # with a project's parts
+  python tools/list_components.py --matrix          # which method, augmenters and losses work together, and why not
+  python tools/list_components.py --matrix --format csv > mixtures.csv                   # a row per mixture
+  python tools/list_components.py --matrix --set MODEL.BACKBONE.NAME AlexNetBN           # at other settings
 
 A name goes into a yaml (MODEL.METHOD, LOSS.NAMES, AUGMENT.VIEWS, DATA.TRAIN, ...) or onto a tool's command line
 (--protocol, --engine).
@@ -40,7 +45,17 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("registries", nargs="*", metavar="REGISTRY", help="only these, e.g. METHOD (default: all)")
     parser.add_argument("--imports", nargs="+", default=[], metavar="FILE", help="project files to read first")
-    return parser.parse_args()
+    parser.add_argument("--matrix", action="store_true", help="mixtures of a method, augmenters and losses")
+    parser.add_argument("--format", default="table", choices=FORMATS, help="of the matrix (default: table)")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY VALUE", dest="options", help="config of the matrix"
+    )
+    args = parser.parse_args()
+    if args.matrix and args.registries:
+        parser.error("--matrix shows all methods, augmenters and losses; give no REGISTRY")
+    if not args.matrix and (args.options or args.format != "table"):
+        parser.error("--set and --format belong to --matrix")
+    return args
 
 
 def registries() -> dict[str, Registry]:
@@ -69,12 +84,17 @@ def where(part: Any) -> str:
 def main() -> None:
     args = parse_args()
     load_components()
+    for name in args.imports:
+        import_part(name, Path.cwd(), "--imports")
+    if args.matrix:
+        cfg = get_cfg()
+        cfg.merge_from_list(args.options)
+        print(render(Matrix(cfg), args.format), end="")
+        return
     load_engines()
     load_estimators()
     for room in EXTRA_ROOMS:
         importlib.import_module(room)
-    for name in args.imports:
-        import_part(name, Path.cwd(), "--imports")
     tables = registries()
     wanted = [name.upper() for name in args.registries] or list(tables)
     for name in wanted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,6 +16,7 @@ from ssl_loc.utils.registry import Registry
 if TYPE_CHECKING:
     from ssl_loc.modeling.method import Method
 
+logger = logging.getLogger(__name__)
 LOSS_REGISTRY = Registry("LOSS")
 LOSS_REGISTRY.__doc__ = """
 Losses by name: ``loss(views, output, method) -> (value, log)`` with ``value`` a scalar that carries gradient and
@@ -41,6 +43,8 @@ class Loss(nn.Module):
         needs: what the loss reads beyond q and k: "mask" (saliency masks in the batch), what a method may give
             (``METHOD_NEEDS``), or levels of the trunk ("res5").
         double_backward: whether it differentiates a gradient through the trunk, from the embedding to its level.
+        keeps_apart: what a method must give so that this loss alone does not make all embeddings equal; None = it
+            always needs another one beside it.
         settings: (full config key, value) under which it needs something else than by default, so that the matrix of
             mixtures can say so.
     """
@@ -48,6 +52,7 @@ class Loss(nn.Module):
     node: ClassVar[str] = ""
     needs: frozenset[str] = frozenset()
     double_backward: ClassVar[bool] = False
+    keeps_apart: ClassVar[frozenset[str] | None] = frozenset()
     settings: ClassVar[tuple[tuple[str, Any], ...]] = ()
 
     def connect(self, method: Method) -> None:
@@ -94,9 +99,11 @@ class LossSum(nn.Module):
         return [loss for loss in self.losses.values() if isinstance(loss, Loss)]
 
     def connect(self, method: Method) -> None:
-        """See :meth:`Loss.connect`."""
+        """See :meth:`Loss.connect`; warns where nothing keeps the embeddings of images apart."""
         for loss in self.each():
             loss.connect(method)
+        if warning := collapse_warning(self.each(), method):
+            logger.warning("%s", warning)
 
     def ema_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
         """See :meth:`Loss.ema_pairs`."""
@@ -158,12 +165,27 @@ def _levels(loss: Loss) -> list[str]:
     return sorted(need for need in loss.needs if need.startswith("res"))
 
 
+def collapse_warning(losses: Sequence[Loss], method: Method) -> str:
+    """Why these losses together would let the method give every image the same embedding; empty if one prevents it."""
+    if any(loss.keeps_apart is not None and loss.keeps_apart <= method.gives for loss in losses):
+        return ""
+    lacks = sorted({word for loss in losses for word in (loss.keeps_apart or ()) if word not in method.gives})
+    without = f" ({type(method).__name__} has no {' and no '.join(lacks)})" if lacks else ""
+    names = " and ".join(type(loss).__name__ for loss in losses)
+    return (
+        f"{names} alone {'does' if len(losses) == 1 else 'do'} not keep the embeddings of different images apart"
+        f"{without}, so expect a collapse; add a loss that does to LOSS.NAMES"
+    )
+
+
 def fit_problem(loss: Loss, method: Method) -> str:
     """Why the method cannot give what the loss needs, as a sentence; empty where it can."""
     name, kind = type(loss).__name__, type(method).__name__
     off = f"take {name} out of LOSS.NAMES, or set LOSS.{loss.node}.WEIGHT 0"
     lacks = sorted((loss.needs & set(METHOD_NEEDS)) - method.gives)
     if lacks:
+        if type(loss).needs.isdisjoint(lacks) and loss.settings:
+            off = f"leave {' and '.join(sorted({key for key, _ in loss.settings}))} at the default, or {off}"
         return f"{name} needs {METHOD_NEEDS[lacks[0]]}, but the method {kind} has none; {off}"
     trunk = method.trunk()
     if missing := [level for level in _levels(loss) if level not in trunk.channels]:

@@ -66,6 +66,7 @@ class CrossViewAlignment(Loss):
 
     node = "CROSS_VIEW_ALIGNMENT"
     needs = frozenset({"mask", "target_map", "res5"})
+    keeps_apart = None
     settings = (("LOSS.CROSS_VIEW_ALIGNMENT.STAGES", [3]), ("LOSS.CROSS_VIEW_ALIGNMENT.STAGES", [3, 4]))
 
     def __init__(

@@ -71,6 +71,7 @@ class GradCAMAttention(Loss):
 
     node = "GRAD_CAM_ATTENTION"
     double_backward = True
+    keeps_apart = None
     settings = (("LOSS.GRAD_CAM_ATTENTION.LAYER", "res4"), ("LOSS.GRAD_CAM_ATTENTION.LAYER", "res3"))
 
     def __init__(

@@ -37,6 +37,7 @@ class NegativeCosine(Loss):
     """
 
     node = "NEGATIVE_COSINE"
+    keeps_apart = frozenset({"predictor"})
 
     def __init__(self, form: str = "byol") -> None:
         super().__init__()

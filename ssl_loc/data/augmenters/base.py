@@ -62,6 +62,7 @@ class Augmenter(ABC):
         after_deferred: True if it may run in the worker although it comes after something deferred.
         in_place: True if it leaves every pixel in its place, like the photometric ones.
         wants_whole: True if it must be given the whole image, so that only such steps may come before it.
+        resizes: True if its views have one size whatever the image's; photos of several sizes need such a step.
     """
 
     needs: frozenset[str] = frozenset()
@@ -75,6 +76,7 @@ class Augmenter(ABC):
     after_deferred: ClassVar[bool] = False
     in_place: ClassVar[bool] = False
     wants_whole: ClassVar[bool] = False
+    resizes: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, view: View, streams: Streams, context: Context) -> View:

@@ -214,6 +214,7 @@ class RandomResizedCrop(Augmenter):
 
     node = "RANDOM_RESIZED_CROP"
     stream = "crop"
+    resizes = True
 
     def __init__(
         self,

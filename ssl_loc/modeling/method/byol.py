@@ -54,7 +54,7 @@ class BYOL(Method):
         pixel_mean, pixel_std: RGB, 0..255.
     """
 
-    gives = frozenset({"target_map", "both_directions", "map_gradient"})
+    gives = frozenset({"target_map", "both_directions", "map_gradient", "predictor"})
 
     def __init__(
         self,

@@ -36,8 +36,8 @@ class Method(nn.Module):
 
     Attributes:
         gives: what its pairs carry beyond q, k, pooled and maps: "negatives", "drawn_negatives", "target_map",
-            "both_directions", "map_gradient" (see ``METHOD_NEEDS`` of the losses). Compared at build with what the
-            losses need.
+            "both_directions", "map_gradient" (see ``METHOD_NEEDS`` of the losses), "predictor" (its queries go through
+            one that its keys do not). Compared at build with what the losses need.
         views: how many views of an image it can take, the usual number last; compared at build with AUGMENT.VIEWS.
         settings: (full config key, value) under which it gives something else than by default, so that the matrix of
             mixtures can say so.
@@ -64,14 +64,20 @@ class Method(nn.Module):
         """Embed the views; one trunk forward per view."""
         raise NotImplementedError
 
+    def views_problem(self, count: int) -> str:
+        """Why the method cannot take ``count`` views of each image, as a sentence; empty where it can."""
+        if count in self.views:
+            return ""
+        takes = f"{' or '.join(str(n) for n in self.views)} view{'s' if self.views[-1] > 1 else ''}"
+        return (
+            f"{type(self).__name__} takes {takes} of an image, but AUGMENT.VIEWS makes {count}; list as many pipelines "
+            "there"
+        )
+
     def check_views(self, count: int) -> None:
         """Raise :class:`ConfigError` unless the method takes ``count`` views of each image."""
-        if count not in self.views:
-            takes = " or ".join(str(n) for n in self.views)
-            raise ConfigError(
-                f"{type(self).__name__} takes {takes} view{'s' if self.views[-1] > 1 else ''} of an image, but "
-                f"AUGMENT.VIEWS makes {count}; list as many pipelines there"
-            )
+        if problem := self.views_problem(count):
+            raise ConfigError(problem)
 
     def trunk(self) -> Backbone:
         """The trained trunk (query or online), the one that is exported."""
