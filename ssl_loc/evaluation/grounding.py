@@ -24,24 +24,17 @@ from ssl_loc.config import CfgNode
 from ssl_loc.evaluation.build import EVALUATOR_REGISTRY
 from ssl_loc.evaluation.crops import CropBatch, GroundingCrops, open_masked
 from ssl_loc.evaluation.data import EvalData
-from ssl_loc.evaluation.maps import (
-    ZERO_MAP,
-    binary_iou,
-    density,
-    energy_inside,
-    histogram,
-    normalize_map,
-    pointing_hit,
-    upsample_map,
-)
+from ssl_loc.evaluation.map_scores import MapScores, concatenate
 from ssl_loc.evaluation.weights import Weights
 from ssl_loc.modeling import Method
 from ssl_loc.structures import Result
-from ssl_loc.structures.views import resize_mask
-from ssl_loc.utils.errors import ConfigError, DataError
+from ssl_loc.utils.errors import ConfigError, DataError, check_choice
 from ssl_loc.utils.progress import progress_bar
 
 logger = logging.getLogger(__name__)
+
+# What the query may be matched with.
+PAIRS = ("masked_key", "key")
 
 
 def masked_key(method: Method, images: Tensor, masks: Tensor) -> Tensor:
@@ -87,12 +80,9 @@ class Grounding:
         size: int = 0,
         batch_size: int = 64,
     ) -> None:
-        if grid not in ("input", "map"):
-            raise ConfigError(f"GROUNDING.GRID is '{grid}'; expected 'input' or 'map'")
-        if not 0 < threshold < 1:
-            raise ConfigError(f"GROUNDING.THRESHOLD is {threshold}; expected a number between 0 and 1")
-        self.phi, self.sampler, self.threshold, self.grid = phi, sampler, threshold, grid
-        self.norm, self.pair, self.bins = norm, pair, bins
+        check_choice("GROUNDING.PAIR", pair, PAIRS)
+        self.scores = MapScores(threshold, grid, norm, bins)
+        self.phi, self.sampler, self.pair = phi, sampler, pair
         self.seed, self.size, self.batch_size = seed, size, batch_size
 
     @staticmethod
@@ -157,57 +147,19 @@ class Grounding:
         bar.close()
         if not rows:
             raise DataError(f"{data.spec} has no image with a non-empty mask ({data.masks}); grounding needs some")
-        merged = {key: np.concatenate([row[key] for row in rows]) for key in rows[0]}
-        return self.summarize(merged, names, crops)
+        return self.summarize(concatenate(rows), names, crops)
 
     def measure(self, cams: Tensor, masks: Tensor) -> dict[str, np.ndarray]:
         """Per-image numbers from rectified maps (N, h, w) and boolean masks (N, H, W)."""
-        if self.grid == "map":
-            size = (int(cams.shape[1]), int(cams.shape[2]))
-            masks = resize_mask(masks[:, None].float(), size)[:, 0] >= 0.5
-        full = (int(masks.shape[1]), int(masks.shape[2]))
-        zero = cams.flatten(1).amax(1) <= ZERO_MAP
-        scaled = upsample_map(normalize_map(cams, self.norm), full)
-        numbers = {
-            "iou": binary_iou(scaled >= self.threshold, masks),
-            "pointing": pointing_hit(scaled, masks),
-            "energy": energy_inside(scaled, masks),
-            "zero": zero,
-            "mask_share": masks.flatten(1).double().mean(1),
-        }
-        return {key: value.cpu().numpy() for key, value in numbers.items()}
+        return self.scores.measure(cams, masks)
 
     def summarize(self, rows: dict[str, np.ndarray], names: list[str], crops: GroundingCrops) -> Result:
         """Averages over images; images whose union is empty are left out of the IoU."""
-        iou = rows["iou"]
-        valid = ~np.isnan(iou)
-        metrics = {
-            "iou_mean": float(iou[valid].mean()) if valid.any() else 0.0,
-            "iou_median": float(np.median(iou[valid])) if valid.any() else 0.0,
-            "pointing_game": float(rows["pointing"].mean()),
-            "energy_in_mask": float(rows["energy"].mean()),
-            "zero_cam_rate": float(rows["zero"].mean()),
-            # What a map that is active everywhere would score: read the IoU against it.
-            "iou_of_full_map": float(rows["mask_share"].mean()),
-        }
-        counts, edges = histogram(iou[valid], self.bins)
-        x, y = density(iou[valid])
         details = {
-            "images": int(valid.sum()),
-            "images_empty_union": int((~valid).sum()),
+            **self.scores.details(rows, names),
             "images_without_mask": crops.skipped,
             "constraint_unmet": crops.unmet,
             "input_size": crops.size,
-            "options": {
-                "phi": self.phi,
-                "sampler": self.sampler,
-                "threshold": self.threshold,
-                "grid": self.grid,
-                "norm": self.norm,
-                "pair": self.pair,
-            },
-            "per_image": {"name": names, "iou": [round(v, 4) if v == v else None for v in iou.tolist()]},
-            "histogram": {"edges": edges, "counts": counts},
-            "density": {"x": x, "y": y},
+            "options": {"phi": self.phi, "sampler": self.sampler, "pair": self.pair, **self.scores.options()},
         }
-        return Result("grounding", self.version, metrics, seed=self.seed, details=details)
+        return Result("grounding", self.version, self.scores.metrics(rows), seed=self.seed, details=details)

@@ -44,7 +44,7 @@ def compute_cams(
         cams = similarity_maps(w.method(), batch.to(w.device), protocol.pair).cpu()
         numbers = protocol.measure(cams, batch.query_mask[:, 0])
         size = (int(batch.query.shape[2]), int(batch.query.shape[3]))
-        heat = upsample_map(normalize_map(cams, protocol.norm), size)
+        heat = upsample_map(normalize_map(cams, protocol.scores.norm), size)
         panels.append(CamPanel(w.label, heat, numbers["iou"].tolist()))
     return batch, panels
 

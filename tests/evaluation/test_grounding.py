@@ -168,7 +168,7 @@ def test_what_cannot_be_evaluated_is_said(photos: tuple[Path, Path], color_metho
         GroundingCrops(EvalData(f"folder:{images}", f"folder:{images / '..'}"), size=64)
     with pytest.raises(ConfigError, match="ground_truth or folder:DIR"):
         GroundingCrops(EvalData(f"folder:{images}", str(masks)), size=64)
-    with pytest.raises(ConfigError, match="'input' or 'map'"):
+    with pytest.raises(ConfigError, match="choices: input, map"):
         Grounding(grid="7")
     with pytest.raises(ConfigError, match="'masked_key' or 'key'"):
         similarity_maps(color_method, half_red(0.5), "keys")
