@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ import torch
 from torch import Tensor
 
 from ssl_loc.config import CfgNode
+from ssl_loc.data.eval_transforms import find_transform
 from ssl_loc.evaluation.backgrounds_challenge import Challenge, check_challenge, run_challenge
-from ssl_loc.evaluation.backgrounds_data import load_settings, setting_folder, square_features
+from ssl_loc.evaluation.backgrounds_data import load_settings, setting_folder
 from ssl_loc.evaluation.backgrounds_head import (
     MAPS,
     NO_CLASS,
@@ -31,7 +33,7 @@ from ssl_loc.evaluation.backgrounds_head import (
 )
 from ssl_loc.evaluation.build import EVALUATOR_REGISTRY
 from ssl_loc.evaluation.data import EvalData, LabelledSplit
-from ssl_loc.evaluation.features import FeatureOptions
+from ssl_loc.evaluation.features import FeatureOptions, extract_split
 from ssl_loc.evaluation.weights import Weights
 from ssl_loc.structures import Result
 from ssl_loc.utils.errors import ConfigError, check_choice
@@ -52,6 +54,7 @@ class Backgrounds:
         self,
         train: str = "",
         head: str = "linear",
+        train_transform: str = "whole",
         class_map: str = "",
         rule: str = MAPS[0],
         settings: Sequence[str] = (),
@@ -64,6 +67,7 @@ class Backgrounds:
         features: FeatureOptions | None = None,
     ) -> None:
         check_choice("BACKGROUNDS.MAP", rule, MAPS)
+        find_transform(train_transform, "BACKGROUNDS.TRAIN_TRANSFORM")
         if head in TRAINED and not train:
             raise ConfigError(
                 f"BACKGROUNDS.HEAD is {head} and BACKGROUNDS.TRAIN is empty; expected a folder <class>/<image> to fit "
@@ -76,14 +80,19 @@ class Backgrounds:
         self.train, self.head, self.class_map, self.rule = train, head, class_map, rule
         self.settings, self.c, self.k, self.temperature, self.limit = list(settings), c, k, temperature, limit
         self.challenge, self.challenge_images = challenge, challenge_images
-        self.features = features or FeatureOptions()
+        self.features = replace(features or FeatureOptions(), transform="whole")
+        self.train_transform = train_transform
 
     @staticmethod
     def options() -> CfgNode:
         node = CfgNode()
-        # Folder <class>/<image> on whose frozen features the head is fitted; classes are matched by name with those of
-        # the settings (other classes may be there as well; to answer with one of them is wrong).
+        # Folder <class>/<image>, or a labelled dataset (imagenet:DIR:train); the head is fitted on its frozen features.
+        # Classes are matched by name with those of the settings; others may be there as well, but no answer of theirs
+        # is right.
         node.TRAIN = ""
+        # How its pictures become square: "whole" (as those of the settings) for pictures of their kind, "center"
+        # (shorter side 256 / 224 of the size, central square) for photos as in ImageNet's folders.
+        node.TRAIN_TRANSFORM = "whole"
         # "linear" (logistic regression by L-BFGS), "knn" (KNN.K and KNN.T), or a file with fc.weight and fc.bias.
         node.HEAD = "linear"
         # json with the class of every output of the head, -1 for none: in_to_in9.json for the 1000 classes of ImageNet.
@@ -108,6 +117,7 @@ class Backgrounds:
         return {
             "train": o.TRAIN,
             "head": o.HEAD,
+            "train_transform": o.TRAIN_TRANSFORM,
             "class_map": o.CLASS_MAP,
             "rule": o.MAP,
             "settings": o.SETTINGS,
@@ -141,7 +151,7 @@ class Backgrounds:
         head, answer, details = self._head(weights, classes, size)
         rows = {}
         for name, split in splits.items():
-            x, y = square_features(weights, split, size, self.features.batch_size)
+            x, y = extract_split(weights, split, self.features)
             rows[name] = score(answer(head(x)), y, len(classes))
         metrics = {name: row["top1"] for name, row in rows.items()}
         if all(name in rows for name in GAP):
@@ -170,7 +180,9 @@ class Backgrounds:
         return run_challenge(data.spec, classes, classify, size, self.features.batch_size, self.challenge_images)
 
     def _train_split(self) -> LabelledSplit | None:
-        return LabelledSplit.load(f"class_folder:{self.train}", self.limit) if self.train else None
+        if not self.train:
+            return None
+        return LabelledSplit.load(f"class_folder:{self.train}" if Path(self.train).is_dir() else self.train, self.limit)
 
     def _head(self, weights: Weights, classes: list[str], size: int) -> tuple[Head, Answer, dict[str, Any]]:
         """The head, how it answers, and what a reader of the numbers must know of it."""
@@ -181,7 +193,7 @@ class Backgrounds:
             return layer, class_answer(layer.outputs, classes, self.class_map, self.rule), details
         outputs = len(train.classes)
         answer = class_answer(outputs, classes, self.class_map, self.rule, train.classes)
-        x, y = square_features(weights, train, size, self.features.batch_size)
+        x, y = extract_split(weights, train, replace(self.features, transform=self.train_transform))
         details |= {"train": self.train, "train_images": len(y), "train_classes": outputs}
         if self.head == "knn":
             details |= {"k": min(self.k, len(y)), "temperature": self.temperature}

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from ssl_loc.data.datasets.folder import list_files, stem
+from ssl_loc.data.eval_transforms import whole
 from ssl_loc.data.image_io import read_image
-from ssl_loc.evaluation.backgrounds_data import setting_folder, square
+from ssl_loc.data.labelled import even_sample
+from ssl_loc.evaluation.backgrounds_data import setting_folder
 from ssl_loc.utils.errors import DataError
 from ssl_loc.utils.progress import progress_bar
 
@@ -61,13 +63,13 @@ def run_challenge(
     names, grounds = load_grounds(root, most)
     fools = torch.zeros(len(names), dtype=torch.int64)
     fooled_by: dict[str, str] = {}
-    masks = even_sample(mask_files(root, classes), most)
+    masks = _sample(mask_files(root, classes), most)
     foregrounds = load_foregrounds(root, masks, classes, (grounds.shape[-2], grounds.shape[-1]))
     for fg in progress_bar(foregrounds, total=len(masks), desc="adversarial backgrounds", unit="foreground"):
         fooled_by[fg.name] = ""
         for part in fools.argsort(descending=True, stable=True).split(batch_size):
-            pictures = torch.where(fg.mask, fg.image, grounds[part])
-            wrong = (classify(square(pictures, size)) != fg.label).nonzero()
+            mixed = torch.where(fg.mask, fg.image, grounds[part])
+            wrong = (classify(torch.stack([whole(image, size) for image in mixed])) != fg.label).nonzero()
             if len(wrong):
                 first = int(part[int(wrong[0, 0])])
                 fools[first] += 1
@@ -148,7 +150,7 @@ def ground_files(root: str | Path) -> list[str]:
 def load_grounds(root: str | Path, most: int = 0) -> tuple[list[str], Tensor]:
     """Names and pictures uint8 (N, 3, H, W) of only_bg_t, all of one size."""
     folder = setting_folder(root, GROUNDS)
-    files = even_sample(ground_files(root), most)
+    files = _sample(ground_files(root), most)
     images = [torch.from_numpy(read_image(folder / name)).permute(2, 0, 1) for name in files]
     shapes = {tuple(image.shape[1:]) for image in images}
     if len(shapes) > 1:
@@ -156,8 +158,5 @@ def load_grounds(root: str | Path, most: int = 0) -> tuple[list[str], Tensor]:
     return [stem(name) for name in files], torch.stack(images)
 
 
-def even_sample(names: list[str], most: int) -> list[str]:
-    """At most ``most`` of the names (0 = all), evenly spread."""
-    if not most or most >= len(names):
-        return names
-    return [names[i] for i in torch.linspace(0, len(names) - 1, most).round().long().tolist()]
+def _sample(names: list[str], most: int) -> list[str]:
+    return [names[i] for i in even_sample(len(names), most).tolist()]

@@ -11,16 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
 from ssl_loc.data.datasets.scenes.variants import VARIANTS
-from ssl_loc.evaluation.data import LabelledSplit
-from ssl_loc.evaluation.features import state_digest
-from ssl_loc.evaluation.weights import Weights
+from ssl_loc.data.labelled import LabelledSplit
 from ssl_loc.utils.errors import DataError, check_choice
-from ssl_loc.utils.progress import progress_bar
 
 # Folder names in the order of the columns of CAST Table 3.
 SETTINGS = VARIANTS
@@ -69,40 +62,3 @@ def load_settings(root: str | Path, wanted: Sequence[str] = (), limit: int = 0) 
                 "needs the same class folders, none of them empty"
             )
     return splits
-
-
-def square(images: Tensor, size: int) -> Tensor:
-    """Shorter side to ``size`` (bilinear, antialiased), then the central square.
-
-    uint8 (3, H, W) or (N, 3, H, W) -> (..., 3, size, size). What is ``size`` x ``size`` already, as the release at side
-    224, stays as it is, bit for bit.
-    """
-    h, w = images.shape[-2:]
-    if (h, w) == (size, size):
-        return images
-    scale = size / min(h, w)
-    new = (max(size, round(h * scale)), max(size, round(w * scale)))
-    batch = images.reshape(-1, *images.shape[-3:]).float()
-    x = F.interpolate(batch, new, mode="bilinear", antialias=True, align_corners=False)
-    top, left = (new[0] - size) // 2, (new[1] - size) // 2
-    x = x[..., top : top + size, left : left + size].round().clamp(0, 255).to(torch.uint8)
-    return x.reshape(*images.shape[:-2], size, size)
-
-
-def square_features(weights: Weights, split: LabelledSplit, size: int, batch_size: int) -> tuple[Tensor, Tensor]:
-    """Frozen features float32 (N, D) of :func:`square` pictures, and labels int64 (N,)."""
-    key = ("square", split.name, len(split), size)
-    if key not in weights.cache:
-        trunk = weights.trunk()
-        before = state_digest(trunk.backbone)
-        parts, images = [], []
-        for image in progress_bar(split.images(), total=len(split), desc=f"features of {split.name}", unit="image"):
-            images.append(square(image, size))
-            if len(images) == batch_size:
-                parts.append(trunk.features(torch.stack(images)))
-                images = []
-        if images:
-            parts.append(trunk.features(torch.stack(images)))
-        assert state_digest(trunk.backbone) == before, "the frozen trunk changed while its features were taken"
-        weights.cache[key] = torch.cat(parts)
-    return weights.cache[key], split.labels()

@@ -18,10 +18,11 @@ from ssl_loc.data.datasets.scenes.write import SetPlan, write_scenes
 from ssl_loc.evaluation import EvalData, Weights
 from ssl_loc.evaluation.backgrounds import Backgrounds, score
 from ssl_loc.evaluation.backgrounds_challenge import run_challenge
-from ssl_loc.evaluation.backgrounds_data import SETTINGS, square
+from ssl_loc.evaluation.backgrounds_data import SETTINGS
 from ssl_loc.evaluation.backgrounds_head import Answer, class_answer, fit_linear, read_head
 from ssl_loc.evaluation.features import FeatureOptions
 from ssl_loc.evaluation.options import load_options
+from ssl_loc.evaluation.weights import Trunk
 from ssl_loc.structures import Result
 from ssl_loc.utils.errors import ConfigError, DataError, UserError, WeightsError
 
@@ -31,19 +32,24 @@ GROUND = 60  # level of a background: 45 in the mean where it fills three quarte
 STRONG, WEAK = 240, 120  # level of an object: 60 or 30 in the mean, more or less than the background
 
 
-class MeanColour:
+class MeanColour(torch.nn.Module):
     """A trunk whose features are the mean red, green and blue, 0..255."""
 
-    backbone = torch.nn.Identity()
-    backbone.out_channels = 3  # type: ignore[assignment]
+    out_channels = 3
 
-    def features(self, images: Tensor) -> Tensor:
-        return images.float().mean((2, 3))
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return {"res5": images}
+
+    def pooled(self, maps: dict[str, Tensor]) -> Tensor:
+        return maps["res5"].mean((2, 3))
+
+    def describe(self) -> dict[str, str]:
+        return {"name": "mean colour"}
 
 
 class ColourWeights(Weights):
-    def trunk(self) -> MeanColour:  # type: ignore[override]
-        return MeanColour()
+    def trunk(self) -> Trunk:
+        return Trunk(MeanColour(), torch.zeros(1, 3, 1, 1), torch.ones(1, 3, 1, 1))  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -310,15 +316,6 @@ def test_the_folded_layer_is_the_logistic_regression(classes, scale) -> None:
     assert logits[:, classes].isneginf().all()  # the class that was never seen
     expected = model.predict_proba(scaler.transform(test.double().numpy()))
     np.testing.assert_allclose(F.softmax(logits[:, :classes], 1).numpy(), expected, atol=2e-4)
-
-
-def test_square_keeps_a_picture_of_the_right_size_and_cuts_the_middle_of_a_long_one() -> None:
-    image = torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8)
-    assert square(image, 8) is image
-    wide = torch.zeros(3, 8, 16, dtype=torch.uint8)
-    wide[:, :, 4:12] = image
-    assert torch.equal(square(wide, 8), image)
-    assert torch.equal(square(torch.stack([wide, wide]), 8), torch.stack([image, image]))
 
 
 def test_score_of_a_class_without_images() -> None:
