@@ -24,6 +24,11 @@ FREE_KEYS = frozenset(
         "ENGINE.CHECKPOINT_PERIOD",
         "ENGINE.KEEP_CHECKPOINTS",
         "ENGINE.DETERMINISTIC",
+        "ENGINE.COLLAPSE.ACTION",
+        "ENGINE.COLLAPSE.STD",
+        "ENGINE.COLLAPSE.RANK",
+        "ENGINE.COLLAPSE.PATIENCE",
+        "ENGINE.COLLAPSE.REPEAT",
     }
 )
 # Weights only, read once at the start of the first run; a resumed run takes all its weights from the checkpoint.

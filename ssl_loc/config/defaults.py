@@ -166,4 +166,20 @@ def _engine() -> CfgNode:
     c.KEEP_CHECKPOINTS = 2
     # Ask torch for deterministic kernels (CPU runs are deterministic anyway).
     c.DETERMINISTIC = False
+    c.COLLAPSE = _collapse()
+    return c
+
+
+def _collapse() -> CfgNode:
+    c = CfgNode()
+    # What to do when the features have collapsed: warn | stop (end with an error, keep the last checkpoint) | off.
+    c.ACTION = "warn"
+    # Collapsed below this share of the even spread, 1 / sqrt(D), of the embedding or of the trunk's features ...
+    c.STD = 0.05
+    # ... or below this effective rank of either, dimensions.
+    c.RANK = 2.0
+    # Measurements in a row before the alarm, one per LOG_PERIOD steps.
+    c.PATIENCE = 3
+    # Measurements between two warnings while it lasts.
+    c.REPEAT = 50
     return c

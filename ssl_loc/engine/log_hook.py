@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import resource
 import sys
 import time
@@ -19,8 +18,6 @@ from ssl_loc.utils.events import ScalarWindow, Writer
 from ssl_loc.utils.logger import PROGRESS
 from ssl_loc.utils.progress import progress_bar
 
-# Below this share of evenly spread features the embedding has (nearly) collapsed onto one point.
-COLLAPSE_RATIO = 0.05
 # Weight of the newest window in the time per step that the ETA is computed with.
 _ETA_WEIGHT = 0.3
 _logger = logging.getLogger(__name__)
@@ -45,7 +42,7 @@ class Log(Hook):
         self.latest: dict[str, float] = {}
         self._bar: tqdm | None = None
         self._window_start, self._window_steps, self._step_seconds = 0.0, 0, 0.0
-        self._passed_over, self._warned, self._warned_of_masks = 0, False, False
+        self._passed_over, self._warned_of_masks = 0, False
 
     def before_train(self, loop: TrainLoop) -> None:
         show = comm.is_main_process()
@@ -104,24 +101,13 @@ class Log(Hook):
         self._watch(done, values)
 
     def _watch(self, done: int, values: dict[str, float]) -> None:
-        """Say once that the embedding has collapsed, or that no image has a mask."""
+        """Say once that no image has a mask."""
         if values.get("attention_skipped_rate", 0.0) == 1.0 and not self._warned_of_masks:
             self._warned_of_masks = True
             _logger.warning(
                 "no image up to iteration %d had a usable mask: the attention loss trains nothing. Look at the data "
                 "with tools/visualize.py views, and at DATA.MASKS (SOURCE, ROOT, THRESHOLD, EMPTY)",
                 done,
-            )
-        ratio = values.get("feature_std", math.inf) / values.get("feature_std_ideal", 1.0)
-        if ratio < COLLAPSE_RATIO and not self._warned:
-            self._warned = True
-            _logger.warning(
-                "the embedding is collapsing at iteration %d: its spread is %.3f of an even one (feature_std), "
-                "in %.1f effective dimensions; see docs/reading-the-curves.md. Usual remedies: lower SOLVER.BASE_LR, "
-                "longer SOLVER.WARMUP_ITERS, a larger batch or queue",
-                done,
-                ratio,
-                values.get("effective_rank", math.nan),
             )
 
 
@@ -145,6 +131,8 @@ _HEALTH = {
     "neg_similarity": "neg sim",
     "feature_std": "feature std",
     "feature_std_ideal": "ideal",
+    "effective_rank": "rank",
+    "trunk_effective_rank": "trunk's rank",
     "has_mask_rate": "with mask",
     "crop_unmet_rate": "crop unmet",
     "pasted_rate": "pasted",

@@ -12,11 +12,12 @@ import torch
 from ssl_loc.checkpoint import Checkpointer
 from ssl_loc.checkpoint.backbone_export import load_trunk
 from ssl_loc.checkpoint.metadata import run_metadata
-from ssl_loc.config import CfgNode
+from ssl_loc.config import CfgNode, construct
 from ssl_loc.data.augmenters.build import build_device_photometric
 from ssl_loc.data.build import PretrainLoader, build_pretrain_loader
 from ssl_loc.engine import setup
 from ssl_loc.engine.batch import check_batch, describe_run, model_cfg, run_length
+from ssl_loc.engine.collapse_alarm import CollapseAlarm
 from ssl_loc.engine.guard import Guard
 from ssl_loc.engine.hooks import LearningRate, PeriodicCheckpoint
 from ssl_loc.engine.launch import roll_call
@@ -165,6 +166,8 @@ def _build_loop(
         # Before everything that writes.
         Guard(stop, cfg.OUTPUT_DIR, engine.CHECKPOINT_PERIOD),
         log,
+        # After the numbers are written, before a checkpoint of collapsed weights.
+        construct(CollapseAlarm, cfg),
         PeriodicCheckpoint(Checkpointer(cfg.OUTPUT_DIR, engine.KEEP_CHECKPOINTS), state, engine.CHECKPOINT_PERIOD),
     ]
     batches: Iterator[Views] = iter(loader)

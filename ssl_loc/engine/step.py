@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ssl_loc.data.augmenters.paste_records import DONORS_PASSED_OVER, PASTE_REFUSED, PASTED
-from ssl_loc.engine.model import Forward, TrainingModel, collapse_numbers
+from ssl_loc.engine.collapse import collapse_numbers
+from ssl_loc.engine.model import Forward, TrainingModel
 from ssl_loc.structures import Views
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -85,7 +86,8 @@ class TrainStep:
         counts = [batch.extra[name].sum() for name in ("passed_over", DONORS_PASSED_OVER) if name in batch.extra]
         result.passed_over = int(sum(counts))
         if monitor:
-            result.log.update(collapse_numbers(torch.cat([f.q for f in forwards])))
+            features = (torch.cat([f.q for f in forwards]), torch.cat([f.pooled for f in forwards]))
+            result.log.update(collapse_numbers(*features))
         norm = self._gradient_norm(monitor)
         if norm is not None:
             result.log["grad_norm"] = norm

@@ -120,6 +120,7 @@ def test_two_processes_are_one(drawn: Data, tmp_path: Path, pair: tuple[Path, di
     moved = one["model.method.query_trunk.conv1.weight"] - one["model.method.key_trunk.conv1.weight"]
     assert moved.abs().max() > 1e-4, "the comparison is idle if nothing was learnt"
     compared = ["loss", "loss/InfoNCE", "crop_unmet_rate", "has_mask_rate", "feature_std", "effective_rank"]
+    compared += ["trunk_std", "trunk_effective_rank"]
     compared += ["grad_norm"] if exact(name) else []
     for a, b in zip(read_metrics(root / name), read_metrics(tmp_path / name), strict=True):
         for key in compared:

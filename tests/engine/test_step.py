@@ -11,7 +11,6 @@ from engine_runs import cast_keys, tiny_cfg
 
 from ssl_loc.data.build import build_pretrain_loader
 from ssl_loc.engine import setup
-from ssl_loc.engine.model import collapse_numbers
 from ssl_loc.engine.run import build_step
 from ssl_loc.engine.step import TrainStep
 from ssl_loc.structures import Views
@@ -46,7 +45,7 @@ def test_accumulated_gradient_is_that_of_the_whole_batch(drawn: Data, norm: str)
     torch.testing.assert_close(b.loss, a.loss)
     torch.testing.assert_close(parts.model.method.queue.features, whole.model.method.queue.features)
     assert a.log.keys() == b.log.keys()
-    for name in ("feature_std", "effective_rank", "pos_similarity"):
+    for name in ("feature_std", "effective_rank", "trunk_std", "trunk_effective_rank", "pos_similarity"):
         assert float(b.log[name]) == pytest.approx(float(a.log[name]), rel=1e-4)
 
 
@@ -104,16 +103,3 @@ def test_rates_of_crops_and_masks_come_from_the_batch(drawn: Data) -> None:
     assert float(log["crop_unmet_rate"]) == pytest.approx(2 / 16)
     assert float(log["has_mask_rate"]) == pytest.approx(0.5)
     assert float(log["attention_skipped_rate"]) >= 0.5
-
-
-def test_collapse_numbers_in_closed_form() -> None:
-    same = torch.ones(6, 4) / 2
-    assert collapse_numbers(same)["feature_std"] == pytest.approx(0, abs=1e-6)
-    # +-e_i: every dimension has mean 0 and mean square 1/D, so std = 1/sqrt(D); D equal singular values.
-    spread = torch.cat([torch.eye(4), -torch.eye(4)])
-    numbers = collapse_numbers(spread)
-    assert numbers["feature_std"] == pytest.approx(0.5, rel=1e-5) and numbers["feature_std_ideal"] == 0.5
-    assert numbers["effective_rank"] == pytest.approx(4.0, rel=1e-4)
-    assert torch.isnan(collapse_numbers(spread * float("nan"))["effective_rank"])
-    line = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
-    assert collapse_numbers(line)["effective_rank"] == pytest.approx(1.0, rel=1e-4)
