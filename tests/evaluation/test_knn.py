@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ssl_loc.evaluation import knn
 from ssl_loc.evaluation.knn import knn_scores, nearest, top_accuracy
+from ssl_loc.layers import neighbours as knn
 
 
 def slow_scores(train: torch.Tensor, y: torch.Tensor, test: torch.Tensor, classes: int, k: int, t: float) -> list:
