@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssl_loc.data.background_settings import MASKS
 from ssl_loc.data.datasets.folder import list_files, stem
 from ssl_loc.data.eval_transforms import whole
 from ssl_loc.data.image_io import read_image
@@ -23,7 +24,7 @@ from ssl_loc.evaluation.backgrounds_data import setting_folder
 from ssl_loc.utils.errors import DataError
 from ssl_loc.utils.progress import progress_bar
 
-MASKS, PIXELS, GROUNDS = "fg_mask", "original", "only_bg_t"
+PIXELS, GROUNDS = "original", "only_bg_t"
 
 # uint8 pictures (N, 3, size, size) -> class of each, int64 (N,).
 Classifier = Callable[[Tensor], Tensor]

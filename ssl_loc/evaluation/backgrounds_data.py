@@ -11,12 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ssl_loc.data.datasets.scenes.variants import VARIANTS
+from ssl_loc.data.background_settings import SETTINGS
 from ssl_loc.data.labelled import LabelledSplit
 from ssl_loc.utils.errors import DataError, check_choice
-
-# Folder names in the order of the columns of CAST Table 3.
-SETTINGS = VARIANTS
 
 
 def setting_folder(root: str | Path, setting: str) -> Path:

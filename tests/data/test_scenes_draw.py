@@ -7,11 +7,12 @@ import dataclasses
 import numpy as np
 import pytest
 
+from ssl_loc.data.background_settings import SETTINGS
 from ssl_loc.data.datasets.scenes.draw import Sprite, boxes_of, compose, draw_scene, paste
 from ssl_loc.data.datasets.scenes.params import SceneParams
 from ssl_loc.data.datasets.scenes.shapes import FAMILIES, KINDS_PER_FAMILY
 from ssl_loc.data.datasets.scenes.texture import hsv
-from ssl_loc.data.datasets.scenes.variants import VARIANTS, draw_single, draw_variants
+from ssl_loc.data.datasets.scenes.variants import draw_single, draw_variants
 from ssl_loc.utils.errors import DataError
 
 SMALL = SceneParams(width=48, height=40)
@@ -89,7 +90,7 @@ def test_bad_parameters_name_value_and_range(bad):
 
 def test_variants_differ_where_they_should():
     drawn = draw_variants(dataclasses.replace(SMALL, clutter=0), 5)
-    assert tuple(drawn.images) == VARIANTS and drawn.label == 5
+    assert tuple(drawn.images) == SETTINGS and drawn.label == 5
     image, mask = drawn.images, drawn.mask
     assert (image["only_fg"][~mask] == 0).all()
     assert np.array_equal(image["only_fg"][mask], image["original"][mask])

@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from ssl_loc.data.background_settings import SETTINGS
 from ssl_loc.data.datasets.scenes.params import SceneParams
 from ssl_loc.data.datasets.scenes.write import SetPlan, write_scenes
 from ssl_loc.evaluation import EvalData, Weights
 from ssl_loc.evaluation.backgrounds import Backgrounds, score
 from ssl_loc.evaluation.backgrounds_challenge import run_challenge
-from ssl_loc.evaluation.backgrounds_data import SETTINGS
 from ssl_loc.evaluation.backgrounds_head import Answer, class_answer, fit_linear, read_head
 from ssl_loc.evaluation.features import FeatureOptions
 from ssl_loc.evaluation.options import load_options

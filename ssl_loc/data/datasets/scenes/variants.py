@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ssl_loc.data.datasets.scenes.draw import Scene, boxes_of, compose, draw_ground, draw_sprite, streams
+from ssl_loc.data.background_settings import SETTINGS, without_partner
+from ssl_loc.data.datasets.scenes.draw import Scene, compose, draw_ground, draw_sprite, streams
 from ssl_loc.data.datasets.scenes.params import SceneParams
 
-VARIANTS = ("original", "mixed_same", "mixed_rand", "mixed_next", "only_fg", "no_fg", "only_bg_b", "only_bg_t")
 # Diameter of the one object of these pictures and of the classification set, share of the shorter side.
 SINGLE_SIZE = (0.45, 0.75)
 
@@ -51,32 +51,9 @@ def draw_variants(params: SceneParams, index: int) -> Variants:
 
     original = on(label, 0)
     mask = original.masks[0]
-    box = boxes_of(original.masks)[0].astype(int)
-    blanked = original.image.copy()
-    blanked[box[1] : box[3], box[0] : box[2]] = 0
-    images = {
-        "original": original.image,
+    images = without_partner(original.image, mask) | {
         "mixed_same": on(label, 1).image,
         "mixed_rand": on(int(random("rand").integers(classes)), 2).image,
         "mixed_next": on((label + 1) % classes, 3).image,
-        "only_fg": np.where(mask[..., None], original.image, 0).astype(np.uint8),
-        "no_fg": np.where(mask[..., None], 0, original.image).astype(np.uint8),
-        "only_bg_b": blanked,
-        "only_bg_t": _tile_over(original.image, box),
     }
-    return Variants(images, mask, label)
-
-
-def _tile_over(image: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """Fill ``box`` with repetitions of the largest object-free strip beside it."""
-    h, w = image.shape[:2]
-    x0, y0, x1, y1 = (int(v) for v in box)
-    strips = [image[:y0], image[y1:], image[:, :x0], image[:, x1:]]
-    strip = max(strips, key=lambda s: s.shape[0] * s.shape[1])
-    out = image.copy()
-    if strip.size:
-        repeats = (-(-h // strip.shape[0]), -(-w // strip.shape[1]), 1)
-        out[y0:y1, x0:x1] = np.tile(strip, repeats)[y0:y1, x0:x1]
-    else:
-        out[y0:y1, x0:x1] = 0
-    return out
+    return Variants({name: images[name] for name in SETTINGS}, mask, label)
