@@ -29,6 +29,13 @@ FREE_KEYS = frozenset(
         "ENGINE.COLLAPSE.RANK",
         "ENGINE.COLLAPSE.PATIENCE",
         "ENGINE.COLLAPSE.REPEAT",
+        "ENGINE.EVAL_KNN.PERIOD",
+        "ENGINE.EVAL_KNN.DATA",
+        "ENGINE.EVAL_KNN.LIMIT",
+        "ENGINE.EVAL_KNN.K",
+        "ENGINE.EVAL_KNN.T",
+        "ENGINE.EVAL_KNN.SIZE",
+        "ENGINE.EVAL_KNN.BATCH_SIZE",
     }
 )
 # Weights only, read once at the start of the first run; a resumed run takes all its weights from the checkpoint.

@@ -166,6 +166,7 @@ def _engine() -> CfgNode:
     c.KEEP_CHECKPOINTS = 2
     # Ask torch for deterministic kernels (CPU runs are deterministic anyway).
     c.DETERMINISTIC = False
+    c.EVAL_KNN = _eval_knn()
     c.COLLAPSE = _collapse()
     return c
 
@@ -182,4 +183,22 @@ def _collapse() -> CfgNode:
     c.PATIENCE = 3
     # Measurements between two warnings while it lasts.
     c.REPEAT = 50
+    return c
+
+
+def _eval_knn() -> CfgNode:
+    c = CfgNode()
+    # Measure the k-NN accuracy of the trunk every N steps and at the end (0 = never); the training is the same with it.
+    c.PERIOD = 0
+    # Labelled images: a folder with train/ and val/ of class folders, or two datasets separated by a comma.
+    c.DATA = ""
+    # Use only this many images of each part, evenly spread (0 = all).
+    c.LIMIT = 0
+    # Neighbours that vote; clamped to the training images. A neighbour with cosine c votes exp(c / T) (InstDisc).
+    c.K = 200
+    c.T = 0.07
+    # Side of the network's input in px; 0 takes AUGMENT.SIZE.
+    c.SIZE = 0
+    # Images per forward pass, of each process.
+    c.BATCH_SIZE = 64
     return c

@@ -64,6 +64,9 @@ class Log(Hook):
             self._bar.update()
         if self._is_due(loop):
             self._write(loop, list(result.terms))
+        elif loop.extra:
+            for writer in self.writers:
+                writer.write(loop.iteration + 1, loop.extra)
 
     def close(self) -> None:
         if self._bar is not None:
@@ -89,6 +92,7 @@ class Log(Hook):
         values["step_seconds"] = seconds
         values["images_per_second"] = self.batch_size / seconds
         values["max_memory_mb"] = max_memory_mb(loop.step.device)
+        values.update(loop.extra)
         self.latest = values
         for writer in self.writers:
             writer.write(done, values)

@@ -20,6 +20,7 @@ from ssl_loc.engine.batch import check_batch, describe_run, model_cfg, run_lengt
 from ssl_loc.engine.collapse_alarm import CollapseAlarm
 from ssl_loc.engine.guard import Guard
 from ssl_loc.engine.hooks import LearningRate, PeriodicCheckpoint
+from ssl_loc.engine.knn_hook import EvalKNN
 from ssl_loc.engine.launch import roll_call
 from ssl_loc.engine.log_hook import Log
 from ssl_loc.engine.model import TrainingModel
@@ -165,6 +166,7 @@ def _build_loop(
         LearningRate(schedule),
         # Before everything that writes.
         Guard(stop, cfg.OUTPUT_DIR, engine.CHECKPOINT_PERIOD),
+        *([construct(EvalKNN, cfg)] if engine.EVAL_KNN.PERIOD else []),
         log,
         # After the numbers are written, before a checkpoint of collapsed weights.
         construct(CollapseAlarm, cfg),

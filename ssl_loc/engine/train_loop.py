@@ -42,6 +42,7 @@ class TrainLoop:
     Attributes:
         iteration: the step in progress, 0-based; after the loop, the number of steps made since the run began.
         result: what the last step gave.
+        extra: numbers that hooks have measured after the step in progress; hooks that write come after them.
         monitor: set by a hook in before_step: this step shall also compute the monitor's numbers.
         data_seconds: time the last step waited for its batch.
         stopped_by: number of the signal that ended the loop early, 0 if none; set by a hook in after_step.
@@ -59,6 +60,7 @@ class TrainLoop:
         self.max_iter, self.start_iteration, self.iteration = max_iter, start_iteration, start_iteration
         self.result: StepResult | None = None
         self.monitor = False
+        self.extra: dict[str, float] = {}
         self.data_seconds = 0.0
         self.stopped_by = 0
 
@@ -81,6 +83,7 @@ class TrainLoop:
                 hook.close()
 
     def _one_step(self) -> None:
+        self.extra = {}
         for hook in self.hooks:
             hook.before_step(self)
         start = time.perf_counter()

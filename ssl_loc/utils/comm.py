@@ -46,6 +46,20 @@ def all_gather(x: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+def gather_strided(x: Tensor, total: int) -> Tensor:
+    """Rows that were dealt out one by one, back in order on every process: (n, ...) -> (total, ...).
+
+    Process r of W holds rows r, r + W, r + 2 W, ... of ``total``; the shorter ones are padded for the exchange and the
+    padding is dropped. Collective; CPU tensors also travel under nccl.
+    """
+    if not is_distributed():
+        return x
+    parts = all_gather_object(x)
+    longest = max(len(part) for part in parts)
+    padded = [torch.cat([part, part.new_zeros((longest - len(part), *part.shape[1:]))]) for part in parts]
+    return torch.stack(padded, 1).flatten(0, 1)[:total]
+
+
 def all_gather_object(value: Any) -> list[Any]:
     """Collect a picklable value of every process, in rank order."""
     if not is_distributed():
