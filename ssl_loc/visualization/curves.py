@@ -39,6 +39,7 @@ PANELS = (
     Panel("Pretext accuracy, (K+1)-way", (r"pretext_accuracy",), "share"),
     Panel("Spread of the embedding", (r"feature_std",), "std per dimension"),
     Panel("Effective rank of the embedding", (r"effective_rank",), "dimensions"),
+    Panel("k-NN while training", (r"knn_top1",), "top-1, percent"),
     Panel("Queue: share of real keys", (r"queue_real_share",), "share"),
     Panel("Attention: cosine with the mask", (r"attention_cosine",), "cosine"),
     Panel("Zero Grad-CAM, skipped images", (r"zero_cam_rate", r"attention_skipped_rate"), "share"),
