@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,18 +20,12 @@ from ssl_loc.utils.errors import ConfigError, DataError
 from ssl_loc.visualization.cams import cams_figure, compute_cams
 from ssl_loc.visualization.curves import curves_figure, load_runs
 from ssl_loc.visualization.density import density_figure
-from ssl_loc.visualization.detection_report import detections_section, report_sections
+from ssl_loc.visualization.detection_report import detections_section
 from ssl_loc.visualization.detection_runs import is_detection_folder, read_groups
+from ssl_loc.visualization.full_report import Material, full_sections
 from ssl_loc.visualization.labels import labelled_results, name_runs, split_label
-from ssl_loc.visualization.report import build_report
-from ssl_loc.visualization.run_report import (
-    cams_section,
-    curves_section,
-    density_section,
-    numbers_section,
-    settings_section,
-    views_section,
-)
+from ssl_loc.visualization.report import Section, build_report
+from ssl_loc.visualization.run_report import CAMS_HEADING, cams_section
 from ssl_loc.visualization.style import save
 from ssl_loc.visualization.views import sample_views, views_caption, views_figure
 
@@ -78,26 +73,53 @@ def report(args: argparse.Namespace) -> None:
     """Everything about one run (or several side by side) in one html file."""
     if Path(args.out).suffix != ".html":
         raise ConfigError(f"--out is {args.out}; expected the name of an .html file")
-    given = _runs(args)
+    given = [*args.folders, *args.runs]
+    if not given and not args.results:
+        raise ConfigError(
+            "nothing to report on; expected OUTPUT_DIRs of tools/train_net.py or tools/finetune_det.py, or --results "
+            "with what tools/evaluate.py wrote"
+        )
     fine_tunings = [word for word in (*given, *args.results) if is_detection_folder(split_label(word)[1])]
     args.runs = [word for word in given if word not in fine_tunings]
-    results = labelled_results([word for word in args.results if word not in fine_tunings])
-    groups = read_groups(fine_tunings)
-    found = report_sections(groups, args.count, args.min_score, "Detectors: " if args.runs else "") if groups else []
-    # All numbers on top.
-    sections = [numbers_section(results), *found[:1]]
-    folders = name_runs(args.runs)
-    if folders:
-        sections += [settings_section(folders), curves_section(load_runs(folders)), views_section(folders, args.count)]
-    if args.data:
+    args.folders = []
+    material = Material(
+        runs=name_runs(args.runs),
+        results=labelled_results([word for word in args.results if word not in fine_tunings]),
+        detectors=read_groups(fine_tunings),
+        pictures=_pictures(args),
+        count=args.count,
+        min_score=args.min_score,
+    )
+    made = build_report(args.title or _title(material), full_sections(material), args.out, _subtitle(material))
+    logger.info("wrote %s (%.1f MB)", made, made.stat().st_size / 1e6)
+
+
+def _pictures(args: argparse.Namespace) -> dict[str, Callable[[], Section]]:
+    """Heading -> section made from --data; empty where there are no images or no weights to show."""
+    if not args.data or not (args.weights or args.runs):
+        return {}
+
+    def where() -> Section:
         weights, protocol, data = _grounding(args)
-        sections.append(cams_section(weights, data, protocol, args.count))
-    sections.append(density_section(results))
-    sections += found[1:]
-    labels = {"Pretraining": [run.label for run in folders], "Fine-tuning": [group.label for group in groups]}
-    titles = [f"{what}: {', '.join(names)}" for what, names in labels.items() if names]
-    subtitle = ", ".join(str(path) for path in [*(run.path for run in folders), *(g.folder for g in groups)])
-    logger.info("wrote %s", build_report(args.title or titles[0], sections, args.out, subtitle))
+        return cams_section(weights, data, protocol, args.count)
+
+    return {CAMS_HEADING: where}
+
+
+def _title(material: Material) -> str:
+    measured = [r["details"]["label"] for r in material.results]
+    named = {
+        "Pretraining": [run.label for run in material.runs],
+        "Fine-tuning": [group.label for group in material.detectors],
+    }
+    titles = [f"{what}: {', '.join(names)}" for what, names in named.items() if names]
+    return titles[0] if titles else f"Evaluation: {', '.join(dict.fromkeys(measured))}"
+
+
+def _subtitle(material: Material) -> str:
+    files = [Path(r["file"]).parent for r in material.results] if not material.runs else []
+    folders = [*(run.path for run in material.runs), *(g.folder for g in material.detectors), *files]
+    return ", ".join(dict.fromkeys(map(str, folders)))
 
 
 def _grounding(args: argparse.Namespace) -> tuple[list[Weights], Grounding, EvalData]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from ssl_loc.evaluation.runner import read_results
+from ssl_loc.evaluation.results import read_results
 from ssl_loc.utils.errors import ConfigError
 
 # Schemes of path forms that are abbreviations.

@@ -45,6 +45,7 @@ class Table:
         caption: what one sees; stands above the table.
         best: column -> "max" or "min": the best number of that column is set in bold, unless all are equal.
         marked: numbers of the rows to set off.
+        muted: numbers of the rows that are only quoted: in italics, and never the best.
         decimals: of floats and spreads; None chooses them by the largest of a column.
         tall: a long table, shown in a window of its own that scrolls.
     """
@@ -54,6 +55,7 @@ class Table:
     caption: str = ""
     best: dict[str, str] = field(default_factory=dict)
     marked: Sequence[int] = ()
+    muted: Sequence[int] = ()
     decimals: int | None = None
     tall: bool = False
 
@@ -132,7 +134,8 @@ def _table(table: Table) -> str:
             f"<td{_class(num, r in best.get(name, ()))}>{_text(text)}</td>"
             for name, num, text in zip(table.columns, numeric, texts, strict=True)
         ]
-        rows.append(f"<tr{' class=marked' if r in table.marked else ''}>{''.join(cells)}</tr>")
+        kind = "marked" if r in table.marked else "muted" if r in table.muted else ""
+        rows.append(f"<tr{f' class={kind}' if kind else ''}>{''.join(cells)}</tr>")
     inner = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
     kind = "scroll tall" if table.tall else "scroll"
     return f'{caption}<div class="{kind}"><table>{inner}</table></div>\n'
@@ -140,7 +143,8 @@ def _table(table: Table) -> str:
 
 def _best_rows(table: Table, name: str, sense: str) -> list[int]:
     column = list(table.columns).index(name)
-    values = {i: _size(row[column]) for i, row in enumerate(table.rows) if _is_number(row[column])}
+    own = ((i, row[column]) for i, row in enumerate(table.rows) if i not in table.muted)
+    values = {i: _size(value) for i, value in own if _is_number(value)}
     if len(set(values.values())) < 2:
         return []
     top = (max if sense == "max" else min)(values.values())

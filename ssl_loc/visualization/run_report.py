@@ -11,14 +11,12 @@ from ssl_loc.components import get_cfg
 from ssl_loc.config import CfgNode
 from ssl_loc.evaluation.data import EvalData
 from ssl_loc.evaluation.grounding import Grounding
-from ssl_loc.evaluation.runner import data_name, protocol_name
 from ssl_loc.evaluation.weights import Weights
 from ssl_loc.losses.build import LOSS_REGISTRY
 from ssl_loc.utils.errors import DataError
 from ssl_loc.visualization.cams import cams_figure, compute_cams
 from ssl_loc.visualization.curves import Run, curves_figure
-from ssl_loc.visualization.density import density_figure
-from ssl_loc.visualization.labels import RunFolder, short_data_names
+from ssl_loc.visualization.labels import RunFolder
 from ssl_loc.visualization.report import Picture, Section, Table
 from ssl_loc.visualization.views import sample_views, views_caption, views_figure
 
@@ -45,26 +43,8 @@ KEY_SETTINGS: dict[str, Callable[[CfgNode], Any]] = {
     "length": lambda c: f"{c.SOLVER.MAX_ITER} steps" if c.SOLVER.MAX_ITER else f"{c.SOLVER.EPOCHS:g} epochs",
     "seed": lambda c: c.SEED,
 }
-# Names for people; others are shown as they are.
-METRIC_NAMES = {
-    "iou_mean": "mean IoU",
-    "iou_median": "median IoU",
-    "pointing_game": "pointing game",
-    "energy_in_mask": "energy in mask",
-    "zero_cam_rate": "zero Grad-CAM",
-    "iou_of_full_map": "IoU if the map were on everywhere",
-    "top1": "top-1 %",
-    "top1_k1": "top-1 %, one neighbour",
-    "top1_best_epoch": "top-1 %, best epoch",
-    "top5": "top-5 %",
-}
-# Metrics of which less is better; of the others more is.
-LOWER_IS_BETTER = ("zero_cam_rate",)
-# Metrics that describe the data, not the model: nobody wins them.
-NEUTRAL = ("iou_of_full_map",)
 VIEWS_HEADING = "What the network sees"
-# Per-class numbers stay in the json: 80 columns are no table.
-PER_CLASS = "AP-"
+CAMS_HEADING = "Where the models look"
 
 
 def settings_section(runs: Sequence[RunFolder]) -> Section:
@@ -91,40 +71,6 @@ def read_run_config(folder: Path) -> CfgNode:
     cfg.merge_from_file(str(folder / "config.yaml"))
     cfg.freeze()
     return cfg
-
-
-def numbers_section(results: Sequence[dict[str, Any]]) -> Section:
-    """One table per protocol, version, engine and dataset; published numbers beside the measured ones."""
-    tables = []
-    groups = dict.fromkeys((protocol_name(r), data_name(r)) for r in results)
-    short = short_data_names([data for _, data in groups])
-    for protocol, data in groups:
-        part = [r for r in results if (protocol_name(r), data_name(r)) == (protocol, data)]
-        tables.append(_numbers_table(part, protocol, short[data]))
-    text = (
-        "Best value of each column in bold. Differences below the spread over seeds mean nothing: repeat with other "
-        "seeds."
-    )
-    return Section("Numbers", text=text if tables else "", tables=tables)
-
-
-def _numbers_table(part: Sequence[dict[str, Any]], protocol: str, data: str) -> Table:
-    metrics = [m for m in dict.fromkeys(m for r in part for m in r["metrics"]) if PER_CLASS not in m]
-    published = [r["details"].get("published") or {} for r in part]
-    columns, best, rows = ["weights"], {}, [[r["details"]["label"]] for r in part]
-    for metric in metrics:
-        name = METRIC_NAMES.get(metric, metric)
-        columns.append(name)
-        if metric not in NEUTRAL:
-            best[name] = "min" if metric in LOWER_IS_BETTER else "max"
-        known = any(metric in p for p in published)
-        columns += [f"{name}, published"] if known else []
-        for row, r, p in zip(rows, part, published, strict=True):
-            row.append(r["metrics"].get(metric))
-            row += [p.get(metric, {}).get("value")] if known else []
-    sources = dict.fromkeys(str(v["source"]) for p in published for v in p.values())
-    caption = f"{protocol} on {data}" + (f" (published: {', '.join(sources)})" if sources else "")
-    return Table(columns, rows, caption, best)
 
 
 def curves_section(runs: Sequence[Run]) -> Section:
@@ -158,17 +104,7 @@ def cams_section(weights: Sequence[Weights], data: EvalData, protocol: Grounding
         "Grad-CAM of matching the query with the masked key (red: the match depends on it), with the IoU of its "
         "strongest part and the query's mask. Same crops for every model."
     )
-    return Section("Where the models look", figures=[Picture(cams_figure(batch, panels), caption, wide=True)])
-
-
-def density_section(results: Sequence[dict[str, Any]]) -> Section:
-    if not any(r["protocol"] == "grounding" for r in results):
-        return Section("Grounding density")
-    caption = (
-        "Density of the IoU over images (Gaussian kernel, Scott's bandwidth, reflected at 0 and 1). Mass further "
-        "right: the Grad-CAM covers the object better."
-    )
-    return Section("Grounding density", figures=[Picture(density_figure(results), caption)])
+    return Section(CAMS_HEADING, figures=[Picture(cams_figure(batch, panels), caption, wide=True)])
 
 
 def crops_of(cfg: CfgNode) -> str:

@@ -1,0 +1,117 @@
+"""Bars: one small panel per protocol, and groups of bars per setting."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ssl_loc.visualization.labels import wrap_title
+from ssl_loc.visualization.report import Spread
+from ssl_loc.visualization.style import INK, figure, look, method_colors
+
+COLUMNS = 3
+_WIDTH = 11.0  # inches
+
+
+@dataclass(frozen=True)
+class Bars:
+    """One panel.
+
+    Attributes:
+        title: of the panel.
+        unit: of the numbers.
+        values: name -> number, :class:`Spread`, or None where nothing was measured.
+        chance: a level to compare with, or None.
+        note: a few words beside the unit.
+    """
+
+    title: str
+    unit: str
+    values: Mapping[str, Any]
+    chance: float | None = None
+    note: str = ""
+
+
+def bars_figure(panels: Sequence[Bars]) -> Figure:
+    """Horizontal bars, a panel each; a name has one colour in all of them."""
+    names = list(dict.fromkeys(name for panel in panels for name in panel.values))
+    colors = method_colors(names)
+    columns = min(COLUMNS, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    with look():
+        fig = figure(_WIDTH * columns / COLUMNS, (0.9 + 0.3 * len(names)) * rows)
+        axes = fig.subplots(rows, columns, squeeze=False).flatten()
+        for ax, panel in zip(axes, panels, strict=False):
+            _draw(ax, panel, names, colors)
+        for ax in axes[len(panels) :]:
+            ax.set_visible(False)
+    return fig
+
+
+def _draw(ax: Axes, panel: Bars, names: Sequence[str], colors: Mapping[str, str]) -> None:
+    tops = []
+    for y, name in enumerate(names):
+        value = panel.values.get(name)
+        if value is None:
+            ax.text(0, y, " not measured", va="center", fontsize=8, color="#777777")
+            continue
+        mean, std = _parts(value)
+        ax.barh(y, mean, xerr=std or None, height=0.68, color=colors[name], ecolor=INK, capsize=2.5)
+        ax.annotate(
+            _label(mean, std),
+            (mean + max(std, 0), y),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+        )
+        tops.append(mean + std)
+    ax.set_yticks(range(len(names)), names)
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    low, high = min([0.0, *tops]), max([0.0, *tops, panel.chance or 0.0]) or 1.0
+    ax.set_xlim(low * 1.2, high * 1.25)
+    if panel.chance:
+        ax.axvline(panel.chance, color=INK, linestyle=":", linewidth=1.2)
+    ax.set_title(wrap_title(panel.title, 3.2, 10), loc="left", fontsize=10)
+    ax.set_xlabel(panel.unit + (f" ({panel.note})" if panel.note else ""), fontsize=9)
+
+
+def grouped_bars_figure(
+    groups: Sequence[str], values: Mapping[str, Sequence[Any]], chance: float | None, unit: str
+) -> Figure:
+    """Vertical bars: per group one bar of every name; ``values``: name -> a number, spread or None per group."""
+    colors, width = method_colors(list(values)), 0.82 / max(1, len(values))
+    with look():
+        fig = figure(_WIDTH, 3.6)
+        ax = fig.add_subplot()
+        for i, (name, numbers) in enumerate(values.items()):
+            at = [g + (i - (len(values) - 1) / 2) * width for g in range(len(groups))]
+            pairs = [_parts(0.0 if number is None else number) for number in numbers]
+            means, stds = [mean for mean, _ in pairs], [std for _, std in pairs]
+            whiskers = stds if any(stds) else None
+            ax.bar(at, means, width, yerr=whiskers, color=colors[name], ecolor=INK, capsize=2, label=name)
+        if chance is not None:
+            ax.axhline(chance, color=INK, linestyle=":", linewidth=1.2, label=f"chance, {chance:.1f}")
+        ax.set_xticks(range(len(groups)), groups)
+        ax.set_ylabel(unit)
+        ax.grid(axis="x", visible=False)
+        fig.legend(loc="outside upper left", ncols=5)
+    return fig
+
+
+def _parts(value: Any) -> tuple[float, float]:
+    """(mean, deviation); a single number has deviation 0."""
+    if isinstance(value, Spread):
+        return value.mean, value.std if math.isfinite(value.std) else 0.0
+    return float(value), 0.0
+
+
+def _label(mean: float, std: float) -> str:
+    pattern = ".1f" if abs(mean) >= 10 else ".3g"
+    return format(mean, pattern) + (f" ± {std:{pattern}}" if std else "")
