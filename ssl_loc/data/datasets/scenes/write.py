@@ -30,6 +30,7 @@ from ssl_loc.data.datasets.scenes.draw import Scene, draw_scene
 from ssl_loc.data.datasets.scenes.load import INFO_NAME
 from ssl_loc.data.datasets.scenes.params import SceneParams
 from ssl_loc.data.datasets.scenes.variants import draw_single, draw_variants
+from ssl_loc.data.image_io import encode_image
 from ssl_loc.utils.errors import DataError
 from ssl_loc.utils.file_io import read_json, write_json, write_text
 from ssl_loc.utils.progress import progress_bar
@@ -40,7 +41,6 @@ VERSION = 1
 # Scenes per unit of work; a finished unit is not drawn again by a resumed command.
 _CHUNK = 64
 _PARTS = ".parts"
-_JPEG_QUALITY = 92
 
 
 @dataclass(frozen=True)
@@ -266,12 +266,7 @@ def _write_voc_lists(voc: Path, split: str, rows: list[dict[str, Any]], classes:
 
 def write_image(path: Path, image: np.ndarray) -> None:
     """Encode uint8 RGB (H, W, 3) or grey (H, W) by the suffix of ``path``."""
-    data = image if image.ndim == 2 else np.ascontiguousarray(image[..., ::-1])
-    options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if path.suffix == ".jpg" else [cv2.IMWRITE_PNG_COMPRESSION, 3]
-    done, code = cv2.imencode(path.suffix, data, options)
-    if not done:
-        raise DataError(f"OpenCV could not encode {path}")
-    write_bytes(path, code.tobytes())
+    write_bytes(path, encode_image(image, path.suffix))
 
 
 def write_bytes(path: Path, data: bytes) -> None:
