@@ -11,7 +11,7 @@ from typing import Any
 
 from ssl_loc import __version__
 from ssl_loc.config import CfgNode
-from ssl_loc.data.catalog import resolve_path_form, split_path_form
+from ssl_loc.data.catalog import resolve_path_form
 from ssl_loc.data.datasets.folder import list_files
 from ssl_loc.evaluation.data import EvalData
 from ssl_loc.evaluation.weights import Weights
@@ -61,12 +61,11 @@ def files_digest(word: str) -> str:
 
 
 def _path_of(word: str) -> Path | None:
-    if not word:
-        return None
-    for candidate in (word, resolve_path_form(word)):
-        if os.path.exists(candidate):
-            return Path(candidate)
-    form = split_path_form(word) if ":" in resolve_path_form(word) else None
-    if form is not None and os.path.exists(form[1][0]):
-        return Path(form[1][0])
-    return None
+    """The path in "PATH", "SCHEME:PATH", "SCHEME:PATH:MORE" or a name that stands for such a form."""
+    text = resolve_path_form(word)
+    candidates = [text]
+    _, colon, rest = text.partition(":")
+    while colon:
+        candidates.append(rest)
+        rest, colon, _ = rest.rpartition(":")
+    return next((Path(c) for c in candidates if c and os.path.exists(c)), None)
