@@ -43,7 +43,8 @@ class Mapper(Dataset):
         pipelines: one per view, ``(view, streams, context) -> view``.
         masks: where masks come from.
         seed: of all augmentation draws.
-        max_bad_images: corrupt images in a row that are passed over before :class:`DataError` is raised.
+        max_bad_images: corrupt images in a row that are passed over before :class:`DataError` is raised; 0 passes over
+            none.
         donors: the other images that augmenters may ask for.
     """
 
@@ -76,6 +77,8 @@ class Mapper(Dataset):
             try:
                 image = read_image(record.path, record.trim_bottom)
             except DataError as error:
+                if not self.max_bad_images:
+                    raise
                 bad.append(record.path)
                 if len(bad) > self.max_bad_images or len(bad) >= len(self.records):
                     raise DataError(_too_many(bad, self.max_bad_images)) from error

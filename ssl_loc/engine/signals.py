@@ -13,6 +13,18 @@ STATUS_BASE = 128
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
+class RunStopped(Exception):
+    """A signal ended a fine-tuning or evaluation early; everything needed to go on is on disk.
+
+    Attributes:
+        signal: its number; a tool exits with 128 more.
+    """
+
+    def __init__(self, number: int, where: str = "") -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}{where}")
+        self.signal = number
+
+
 class SharedInt(Protocol):
     """An integer that several processes see (``multiprocessing.Value``)."""
 

@@ -1,6 +1,15 @@
 """Protocols that turn frozen weights into numbers, each with a name and a version."""
 
-from ssl_loc.evaluation import backgrounds, class_grounding, grounding, knn, linear, saliency_maps, svm  # registers
+from ssl_loc.evaluation import (
+    backgrounds,
+    class_grounding,
+    finetune,
+    grounding,
+    knn,
+    linear,
+    saliency_maps,
+    svm,
+)  # registers
 from ssl_loc.evaluation.build import EVALUATOR_REGISTRY
 from ssl_loc.evaluation.data import EvalData
 from ssl_loc.evaluation.map_folders import open_maps
@@ -11,6 +20,7 @@ __all__ = [
     "EvalData",
     "Weights",
     "backgrounds",
+    "finetune",
     "grounding",
     "knn",
     "linear",

@@ -18,11 +18,13 @@ class EvalData:
         spec: a dataset (name, "folder:DIR", "scenes:DIR:val", ...), or a folder with train/ and val/ of class folders.
         masks: "ground_truth" (the dataset's own objects) or "folder:DIR" (maps by relative name).
         limit: use only the first N images (0 = all).
+        work: folder in which long protocols keep unfinished work, so that the same command continues ("" = none).
     """
 
     spec: str
     masks: str = "ground_truth"
     limit: int = 0
+    work: str = ""
 
     def test_spec(self) -> str:
         """The dataset that is looked at: the test part of two, else the whole."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 from typing import Protocol
 
 import torch
 import torch.distributed as dist
 
+from ssl_loc.engine.signals import RunStopped
 from ssl_loc.utils.comm import all_gather_object, is_distributed
 
 
@@ -17,18 +17,6 @@ class HasSignal(Protocol):
     @property
     def signal(self) -> int:
         """Number of the signal that this process received, 0 if none."""
-
-
-class RunStopped(Exception):
-    """A signal ended a fine-tuning or evaluation early; everything needed to go on is on disk.
-
-    Attributes:
-        signal: its number; a tool exits with 128 more.
-    """
-
-    def __init__(self, number: int, where: str = "") -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}{where}")
-        self.signal = number
 
 
 class Stop:
