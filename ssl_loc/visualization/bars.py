@@ -12,10 +12,11 @@ from matplotlib.figure import Figure
 
 from ssl_loc.visualization.labels import wrap_title
 from ssl_loc.visualization.report import Spread
-from ssl_loc.visualization.style import INK, figure, look, method_colors
+from ssl_loc.visualization.style import INK, figure, look
 
 COLUMNS = 3
-_WIDTH = 11.0  # inches
+# Inches: a row of panels, a panel without its bars, a bar.
+_WIDTH, _PANEL, _BAR = 11.0, 0.9, 0.28
 
 
 @dataclass(frozen=True)
@@ -36,46 +37,42 @@ class Bars:
     chance: float | None = None
     note: str = ""
 
+    def shown(self) -> dict[str, Any]:
+        """What was measured."""
+        return {name: value for name, value in self.values.items() if value is not None}
 
-def bars_figure(panels: Sequence[Bars]) -> Figure:
-    """Horizontal bars, a panel each; a name has one colour in all of them."""
-    names = list(dict.fromkeys(name for panel in panels for name in panel.values))
-    colors = method_colors(names)
+
+def bars_figure(panels: Sequence[Bars], colors: Mapping[str, str]) -> Figure:
+    """Horizontal bars, a panel each; ``colors``: name -> its colour, the same in every panel."""
     columns = min(COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
+    bars = [max(len(p.shown()) for p in panels[r * columns : (r + 1) * columns]) for r in range(rows)]
     with look():
-        fig = figure(_WIDTH * columns / COLUMNS, (0.9 + 0.3 * len(names)) * rows)
-        axes = fig.subplots(rows, columns, squeeze=False).flatten()
-        for ax, panel in zip(axes, panels, strict=False):
-            _draw(ax, panel, names, colors)
-        for ax in axes[len(panels) :]:
-            ax.set_visible(False)
+        fig = figure(_WIDTH * columns / COLUMNS, sum(_PANEL + _BAR * n for n in bars))
+        axes = fig.subplots(rows, columns, squeeze=False, height_ratios=[_PANEL + _BAR * n for n in bars])
+        for i, ax in enumerate(axes.flatten()):
+            if i < len(panels):
+                _draw(ax, panels[i], bars[i // columns], colors)
+            else:
+                ax.set_visible(False)
     return fig
 
 
-def _draw(ax: Axes, panel: Bars, names: Sequence[str], colors: Mapping[str, str]) -> None:
-    tops = []
-    for y, name in enumerate(names):
-        value = panel.values.get(name)
-        if value is None:
-            ax.text(0, y, " not measured", va="center", fontsize=8, color="#777777")
-            continue
+def _draw(ax: Axes, panel: Bars, room: int, colors: Mapping[str, str]) -> None:
+    """``room``: bars of the longest panel beside it, so that bars of one row of panels are equally thick."""
+    shown, tops = panel.shown(), []
+    for y, (name, value) in enumerate(shown.items()):
         mean, std = _parts(value)
         ax.barh(y, mean, xerr=std or None, height=0.68, color=colors[name], ecolor=INK, capsize=2.5)
-        ax.annotate(
-            _label(mean, std),
-            (mean + max(std, 0), y),
-            xytext=(4, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-        )
+        end = (mean + max(std, 0), y)
+        ax.annotate(_label(mean, std), end, xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
         tops.append(mean + std)
-    ax.set_yticks(range(len(names)), names)
-    ax.invert_yaxis()
+    ax.set_yticks(range(len(shown)), [wrap_title(name, 1.2, 10) for name in shown])
+    ax.set_ylim(room - 0.5, -0.5)
     ax.grid(axis="y", visible=False)
     low, high = min([0.0, *tops]), max([0.0, *tops, panel.chance or 0.0]) or 1.0
-    ax.set_xlim(low * 1.2, high * 1.25)
+    # Room for the number behind the longest bar.
+    ax.set_xlim(low * 1.2, high * 1.3)
     if panel.chance:
         ax.axvline(panel.chance, color=INK, linestyle=":", linewidth=1.2)
     ax.set_title(wrap_title(panel.title, 3.2, 10), loc="left", fontsize=10)
@@ -83,10 +80,14 @@ def _draw(ax: Axes, panel: Bars, names: Sequence[str], colors: Mapping[str, str]
 
 
 def grouped_bars_figure(
-    groups: Sequence[str], values: Mapping[str, Sequence[Any]], chance: float | None, unit: str
+    groups: Sequence[str],
+    values: Mapping[str, Sequence[Any]],
+    colors: Mapping[str, str],
+    chance: float | None,
+    unit: str,
 ) -> Figure:
     """Vertical bars: per group one bar of every name; ``values``: name -> a number, spread or None per group."""
-    colors, width = method_colors(list(values)), 0.82 / max(1, len(values))
+    width = 0.82 / max(1, len(values))
     with look():
         fig = figure(_WIDTH, 3.6)
         ax = fig.add_subplot()

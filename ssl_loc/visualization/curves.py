@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,14 +100,19 @@ def load_runs(folders: Sequence[RunFolder]) -> list[Run]:
     return runs
 
 
-def curves_figure(runs: Sequence[Run]) -> Figure:
-    """Every panel for which a run has numbers. Runs of one name (seeds) share a colour and a line of the legend."""
+def curves_figure(runs: Sequence[Run], colors: Mapping[str, str] | None = None) -> Figure:
+    """Every panel for which a run has numbers. Runs of one name (seeds) share a colour and a line of the legend.
+
+    ``colors`` by name; by default the methods' own.
+    """
     names = set().union(*(run.names() for run in runs))
     shown = [(panel, found) for panel in PANELS if (found := [_first(p, names) for p in panel.patterns])[0]]
     if not shown:
         raise DataError(f"{', '.join(r.label for r in runs)}: {METRICS_FILE} holds none of the known numbers yet")
     rows = math.ceil(len(shown) / COLUMNS)
-    colors = method_colors(list(dict.fromkeys(run.label for run in runs)))
+    labels = list(dict.fromkeys(run.label for run in runs))
+    own = method_colors(labels)
+    colors = {label: (colors or {}).get(label, own[label]) for label in labels}
     with look():
         fig = figure(11.0, 2.75 * rows + 0.3)
         axes = fig.subplots(rows, COLUMNS, squeeze=False).flatten()

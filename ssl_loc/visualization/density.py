@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -12,16 +12,17 @@ from ssl_loc.visualization.labels import number_repeats
 from ssl_loc.visualization.style import figure, look, method_colors
 
 
-def density_figure(results: Sequence[dict[str, Any]]) -> Figure:
+def density_figure(results: Sequence[dict[str, Any]], colors: Mapping[str, str] | None = None) -> Figure:
     """One curve per grounding result (as read from its json), with its mean as a dashed line.
 
-    A result whose IoUs are all equal has no density; it is drawn as its mean line only.
+    ``colors`` by label; by default the methods' own. A result whose IoUs are all equal has no density; it is drawn as
+    its mean line only.
     """
     found = [r for r in results if r.get("protocol") == "grounding"]
     if not found:
         raise DataError("none of the given results is of protocol 'grounding'; make one with tools/evaluate.py")
     labels = unique_labels(found)
-    colors = method_colors(labels)
+    colors = {**method_colors(labels), **(colors or {})}
     with look():
         fig = figure(7.2, 4.2)
         ax = fig.add_subplot()

@@ -13,6 +13,7 @@ from ssl_loc.visualization.density import density_figure
 from ssl_loc.visualization.labels import number_repeats, short_data_names
 from ssl_loc.visualization.metric_names import HEADLINES, LOWER_IS_BETTER, NEUTRAL, SETTINGS, metric_name
 from ssl_loc.visualization.report import Picture, Section, Spread, Table, build_report
+from ssl_loc.visualization.style import method_colors
 
 HTML = "comparison.html"
 # Per-class numbers stay in the json: 80 columns are no table.
@@ -45,7 +46,7 @@ def glance_section(results: Results) -> Section:
         return Section("At a glance")
     columns, best, bars = ["weights"], {}, []
     rows: dict[str, list[Any]] = {name: [name] for name in names.values()}
-    for title, part in _titled(groups):
+    for title, part in _titled(groups, brief=True):
         metric = headline(part)
         if metric is None:
             continue
@@ -59,8 +60,14 @@ def glance_section(results: Results) -> Section:
     text = "The main number of every protocol; the others stand below."
     if not any(isinstance(cell, Spread) for row in rows.values() for cell in row):
         text += " One seed each: a difference below the spread over seeds means nothing (--seeds shows it)."
-    figures = [Picture(bars_figure(bars), "Whisker: deviation over seeds. Dotted: chance.")] if len(rows) > 1 else []
-    return Section("At a glance", text, [table], figures)
+    if len(rows) < 2:
+        return Section("At a glance", text, [table])
+    caption = "Dotted: chance. " if any(panel.chance for panel in bars) else ""
+    caption += (
+        "Whiskers: deviation over seeds." if any(isinstance(c, Spread) for row in rows.values() for c in row) else ""
+    )
+    picture = Picture(bars_figure(bars, weight_colors(results)), caption, wide=True)
+    return Section("At a glance", text, [table], [picture])
 
 
 def numbers_section(results: Results) -> Section:
@@ -130,14 +137,13 @@ def density_section(results: Results) -> Section:
         "Density of the IoU over images (Gaussian kernel, Scott's bandwidth, reflected at 0 and 1). Mass further "
         "right: the Grad-CAM covers the object better."
     )
-    return Section("Grounding density", figures=[Picture(density_figure(results), caption)])
+    return Section("Grounding density", figures=[Picture(density_figure(results, weight_colors(results)), caption)])
 
 
 def backgrounds_section(results: Results) -> Section:
     """Bars of the settings of the Backgrounds Challenge, per dataset."""
-    figures = []
+    figures, names, colors = [], weight_names(results), weight_colors(results)
     for title, part in _titled(by_protocol([r for r in results if r["protocol"] == "backgrounds"])):
-        names = weight_names(part)
         settings = [s for s in SETTINGS if any(s in r["metrics"] for r in part)]
         values = {names[_key(r)]: [measured(r, s) for s in settings] for r in part}
         words = [metric_name(s) for s in settings]
@@ -146,33 +152,39 @@ def backgrounds_section(results: Results) -> Section:
             "the further mixed-rand falls below mixed-same (BG-gap), the more the answer hangs on the background. "
             "Without the object (no-FG, only-BG) a good answer can come from the background alone."
         )
-        figures.append(Picture(grouped_bars_figure(words, values, chance(part), "top-1 %"), caption, wide=True))
+        figures.append(Picture(grouped_bars_figure(words, values, colors, chance(part), "top-1 %"), caption, wide=True))
     return Section("Backgrounds", figures=figures)
 
 
 def provenance_section(results: Results) -> Section:
-    """Which weights, and, behind folds, the settings of every result and the environments."""
-    rows = [
-        [
-            r["details"]["label"], protocol_name(r), r["digest"], r["details"].get("iteration"),
-            r["details"].get("mask_source"), r["details"].get("uses_labels"), str(r["details"].get("made", ""))[:16],
-        ]
-        for r in results
-    ]  # fmt: skip
-    heads = ["weights", "protocol", "digest", "iteration", "masks in training", "labels in training", "made (UTC)"]
+    """Which weights; behind folds the settings of their protocols, and the environments."""
+    names = weight_names(results)
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for r in results:
+        groups.setdefault(names[_key(r)], []).append(r)
+    rows = [[name, *_origin(part)] for name, part in groups.items()]
+    heads = ["weights", "digest", "iteration", "masks in training", "labels in training", "protocols", "made (UTC)"]
     kept = [i for i in range(len(heads)) if any(row[i] not in (None, "") for row in rows)]
-    table = Table([heads[i] for i in kept], [[row[i] for i in kept] for row in rows], tall=len(rows) > _LONG)
-    names = number_repeats([f"{r['details']['label']}: {protocol_name(r)} on {data_name(r)}" for r in results])
-    folded = {name: _settings(r) for name, r in zip(names, results, strict=True)}
+    table = Table([heads[i] for i in kept], [[row[i] for i in kept] for row in rows])
+    folded = {f"{name}: settings and counts": "\n".join(map(_settings, part)) for name, part in groups.items()}
     environments: dict[str, list[str]] = {}
     for r in results:
         if environment := r["details"].get("environment"):
             text = "\n".join(f"{key}: {value}" for key, value in environment.items())
-            environments.setdefault(text, []).append(r["details"]["label"])
+            environments.setdefault(text, []).append(names[_key(r)])
     for text, labels in environments.items():
         who = "" if len(environments) == 1 else f" of {', '.join(dict.fromkeys(labels))}"
-        folded[f"environment{who}"] = text
+        folded[f"Environment{who}"] = text
     return Section("How the numbers were made", tables=[table] if rows else [], folded=folded)
+
+
+def _origin(part: Results) -> list[Any]:
+    """Where one model's weights come from, and what was measured when."""
+    first = part[0]["details"]
+    made = sorted(str(r["details"].get("made", ""))[:16].replace("T", " ") for r in part)
+    protocols = ", ".join(dict.fromkeys(map(protocol_name, part)))
+    source = [first.get("iteration"), first.get("mask_source"), first.get("uses_labels")]
+    return [part[0].get("digest"), *source, protocols, made[-1]]
 
 
 def _settings(result: dict[str, Any]) -> str:
@@ -199,13 +211,22 @@ def by_protocol(results: Results) -> dict[tuple[str, str], list[dict[str, Any]]]
 
 
 def _titled(
-    groups: dict[tuple[str, str], list[dict[str, Any]]], version: bool = False
+    groups: dict[tuple[str, str], list[dict[str, Any]]], version: bool = False, brief: bool = False
 ) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Groups with names for people: "knn on scenes", with ``version`` "knn v1 on scenes"."""
+    """Groups with names for people: "knn on scenes"; with ``version`` "knn v1 on scenes"; ``brief`` leaves the dataset
+    out where a protocol has only one."""
     short = short_data_names([data for _, data in groups])
-    first = [(protocol if version else part[0]["protocol"], short[data]) for (protocol, data), part in groups.items()]
-    names = number_repeats([f"{protocol} on {data}" for protocol, data in first])
-    return list(zip(names, groups.values(), strict=True))
+    words = [protocol if version else part[0]["protocol"] for (protocol, _), part in groups.items()]
+    names = [
+        word if brief and words.count(word) == 1 else f"{word} on {short[data]}"
+        for word, (_, data) in zip(words, groups, strict=True)
+    ]
+    return list(zip(number_repeats(names), groups.values(), strict=True))
+
+
+def weight_colors(results: Results) -> dict[str, str]:
+    """Name -> colour, the same in every picture about these results."""
+    return method_colors(list(weight_names(results).values()))
 
 
 def weight_names(results: Results) -> dict[tuple[str, str], str]:
