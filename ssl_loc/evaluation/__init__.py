@@ -1,15 +1,17 @@
 """Protocols that turn frozen weights into numbers, each with a name and a version."""
 
-from ssl_loc.evaluation import (
+from ssl_loc.evaluation import (  # registers
     backgrounds,
     class_grounding,
     finetune,
     grounding,
+    input_gradients,
     knn,
     linear,
+    neighbours,
     saliency_maps,
     svm,
-)  # registers
+)
 from ssl_loc.evaluation.build import EVALUATOR_REGISTRY
 from ssl_loc.evaluation.data import EvalData
 from ssl_loc.evaluation.map_folders import open_maps
@@ -21,9 +23,12 @@ __all__ = [
     "Weights",
     "backgrounds",
     "finetune",
+    "class_grounding",
     "grounding",
+    "input_gradients",
     "knn",
     "linear",
+    "neighbours",
     "open_maps",
     "open_weights",
     "saliency_maps",
