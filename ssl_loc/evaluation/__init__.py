@@ -9,6 +9,7 @@ from ssl_loc.evaluation import (  # registers
     knn,
     linear,
     neighbours,
+    places,
     saliency_maps,
     svm,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "neighbours",
     "open_maps",
     "open_weights",
+    "places",
     "saliency_maps",
     "svm",
 ]

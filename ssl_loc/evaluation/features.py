@@ -177,7 +177,7 @@ def load_batches(source: ImageSource, size: int, options: FeatureOptions) -> Ite
         _Pixels(source, size, options.transform),
         batch_size=options.batch_size,
         num_workers=worker_count(options.workers, len(source)),
-        collate_fn=_stack,
+        collate_fn=stack_images,
         worker_init_fn=setup,
         # Torch draws a seed for the workers; from a generator of its own, so that nobody else's numbers change.
         generator=torch.Generator(),
@@ -214,7 +214,8 @@ class _Pixels(TorchDataset):
             return error.with_traceback(None)
 
 
-def _stack(images: list[Tensor | UserError]) -> Tensor | UserError:
+def stack_images(images: list[Tensor | UserError]) -> Tensor | UserError:
+    """A batch, or the first error among the images."""
     for image in images:
         if isinstance(image, UserError):
             return image

@@ -8,6 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from ssl_loc.evaluation.linear import LinearProbe, held_out, standardize, train_probes
+from ssl_loc.evaluation.probe import Recipe
 from ssl_loc.utils.errors import ConfigError
 
 
@@ -22,7 +23,7 @@ def test_every_rate_of_the_grid_is_what_torch_sgd_gives_alone() -> None:
     x, y = blobs(37, 0)
     xt, yt = blobs(60, 1)
     lrs = [0.01, 0.3]
-    run = train_probes(x, y, xt, yt, 3, lrs, epochs=10, batch=16, weight_decay=1e-3, seed=5)
+    run = train_probes(x, y, xt, yt, 3, lrs, Recipe(10, 16, weight_decay=1e-3), seed=5)
     for i, lr in enumerate(lrs):
         # The same layer by torch.optim, drawing start and order from the same generator.
         g = torch.Generator().manual_seed(5)
@@ -47,7 +48,7 @@ def test_reaches_scikit_learn_on_separable_blobs() -> None:
     xt, yt = blobs(300, 1)
     model = LogisticRegression(max_iter=1000).fit(x.numpy(), y.numpy())
     expected = 100 * (model.predict(xt.numpy()) == yt.numpy()).mean()
-    run = train_probes(x, y, xt, yt, 3, [0.1], epochs=100, batch=64)
+    run = train_probes(x, y, xt, yt, 3, [0.1], Recipe(100, 64))
     assert run.last(0) == pytest.approx(expected, abs=2.0)
     assert run.best(0) >= run.last(0)
 
@@ -67,7 +68,7 @@ def test_held_out_takes_a_fifth_of_each_class_and_no_only_image() -> None:
 
 
 def test_options_are_checked() -> None:
-    with pytest.raises(ConfigError, match="'sgd' or 'lbfgs'"):
+    with pytest.raises(ConfigError, match="sgd, lbfgs"):
         LinearProbe(solver="adam")
     with pytest.raises(ConfigError, match="LINEAR.LRS"):
         LinearProbe(lrs=[])
