@@ -12,7 +12,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ssl_loc.utils.errors import DataError
+from ssl_loc.utils.errors import ConfigError, DataError
 from ssl_loc.utils.events import METRICS_FILE, read_metrics
 from ssl_loc.visualization.labels import RunFolder
 from ssl_loc.visualization.style import figure, look, method_colors
@@ -33,12 +33,17 @@ class Panel:
 
 PANELS = (
     Panel("Contrastive loss", (r"loss/InfoNCE",), "InfoNCE"),
+    Panel("NT-Xent loss", (r"loss/NTXent",), "cross-entropy"),
+    Panel("NCE loss", (r"loss/NCE",), "NCE"),
+    Panel("Loss of BYOL", (r"loss/NegativeCosine",), "2 - 2 cosine, both directions"),
     Panel("Attention loss", (r"loss/GradCAM.*",), "1 - cosine, before its weight"),
     Panel("Total loss", (r"loss",), "weighted sum"),
     Panel("Similarity of q and keys", (r"pos_similarity", r"neg_similarity"), "cosine"),
     Panel("Pretext accuracy, (K+1)-way", (r"pretext_accuracy",), "share"),
     Panel("Spread of the embedding", (r"feature_std",), "std per dimension"),
     Panel("Effective rank of the embedding", (r"effective_rank",), "dimensions"),
+    Panel("Spread of the trunk's features", (r"trunk_std",), "std per dimension"),
+    Panel("Effective rank of the trunk", (r"trunk_effective_rank",), "dimensions"),
     Panel("k-NN while training", (r"knn_top1",), "top-1, percent"),
     Panel("Queue: share of real keys", (r"queue_real_share",), "share"),
     Panel("Attention: cosine with the mask", (r"attention_cosine",), "cosine"),
@@ -46,6 +51,7 @@ PANELS = (
     Panel("Alignment loss", (r"loss/CrossView.*",), "squared error, before its weight"),
     Panel("Correspondence on and off the mask", (r"alignment_inside", r"alignment_outside"), "mean C"),
     Panel("Crop constraint not met", (r"crop_unmet_rate",), "share of crops"),
+    Panel("Pasted views, refused pastes", (r"pasted_rate", r"paste_refused_rate"), "share of views"),
     Panel("Total detection loss", (r"total_loss",), "sum"),
     Panel("Classification loss", (r"loss_cls",), "RoI head"),
     Panel("Box loss", (r"loss_box_reg",), "RoI head"),
@@ -100,13 +106,19 @@ def load_runs(folders: Sequence[RunFolder]) -> list[Run]:
     return runs
 
 
-def curves_figure(runs: Sequence[Run], colors: Mapping[str, str] | None = None) -> Figure:
+def curves_figure(runs: Sequence[Run], colors: Mapping[str, str] | None = None, only: Sequence[str] = ()) -> Figure:
     """Every panel for which a run has numbers. Runs of one name (seeds) share a colour and a line of the legend.
 
-    ``colors`` by name; by default the methods' own.
+    Args:
+        colors: by name; default: the methods' own.
+        only: words of panels' titles; default: all panels.
+
+    Raises:
+        ConfigError: a word that stands in no title.
+        DataError: there is nothing to draw.
     """
     names = set().union(*(run.names() for run in runs))
-    shown = [(panel, found) for panel in PANELS if (found := [_first(p, names) for p in panel.patterns])[0]]
+    shown = [(panel, found) for panel in _chosen(only) if (found := [_first(p, names) for p in panel.patterns])[0]]
     if not shown:
         raise DataError(f"{', '.join(r.label for r in runs)}: {METRICS_FILE} holds none of the known numbers yet")
     rows = math.ceil(len(shown) / COLUMNS)
@@ -123,6 +135,14 @@ def curves_figure(runs: Sequence[Run], colors: Mapping[str, str] | None = None) 
         handles = [axes[0].plot([], [], color=color, label=label)[0] for label, color in colors.items()]
         fig.legend(handles=handles, loc="outside upper left", ncols=min(4, len(handles)))
     return fig
+
+
+def _chosen(words: Sequence[str]) -> list[Panel]:
+    for word in words:
+        if not any(word.lower() in panel.title.lower() for panel in PANELS):
+            titles = "; ".join(panel.title for panel in PANELS)
+            raise ConfigError(f"--panels {word!r} stands in no title of a panel; the titles are: {titles}")
+    return [panel for panel in PANELS if not words or any(word.lower() in panel.title.lower() for word in words)]
 
 
 def _first(pattern: str, names: set[str]) -> str:
@@ -144,7 +164,7 @@ def _draw(ax: Axes, panel: Panel, found: Sequence[str], runs: Sequence[Run], col
             for n, s in zip(found, STYLES, strict=False)
         ]
         ax.legend(handles=grey, loc="best")
-    _references(ax, panel, runs)
+    _references(ax, panel, [run for run in runs if found[0] in run.names()])
     if panel.ylabel.startswith("share"):
         # A rate of 0 is a line on the axis, not in the middle of a made-up range.
         top = max(0.1, ax.get_ylim()[1])
@@ -154,7 +174,9 @@ def _draw(ax: Axes, panel: Panel, found: Sequence[str], runs: Sequence[Run], col
 # Panel -> (number whose last value is a line to read the curve against, its label).
 REFERENCES = {
     "Contrastive loss": ("chance_loss", "chance, ln(K+1) = {:.2f}"),
+    "NT-Xent loss": ("chance_loss", "chance, ln(2N-1) = {:.2f}"),
     "Spread of the embedding": ("feature_std_ideal", "1/sqrt(D) = {:.3f}"),
+    "Spread of the trunk's features": ("trunk_std_ideal", "1/sqrt(D) = {:.3f}"),
 }
 
 
@@ -162,6 +184,11 @@ def _references(ax: Axes, panel: Panel, runs: Sequence[Run]) -> None:
     name, text = REFERENCES.get(panel.title, ("", ""))
     levels = dict.fromkeys(round(values[-1], 4) for run in runs if (values := run.series(name)[1]))
     for level in levels:
-        ax.axhline(level, color="#555555", linewidth=1.0, linestyle=(0, (4, 3)), label=text.format(level))
-    if levels:
-        ax.legend(loc="best")
+        ax.axhline(level, color="#555555", linewidth=1.0, linestyle=(0, (4, 3)))
+        # On the line, where no legend can be taken for another line's.
+        low, high = ax.get_ylim()
+        below = level > (low + high) / 2
+        ax.annotate(
+            text.format(level), (0.99, level), xycoords=("axes fraction", "data"), xytext=(0, -3 if below else 3),
+            textcoords="offset points", ha="right", va="top" if below else "bottom", fontsize=8.5, color="#555555",
+        )  # fmt: skip
