@@ -29,6 +29,8 @@ examples:
       --out output/pictures
   # Several fine-tunings side by side: AP (mean +- deviation where DIR holds seeds), curves, detections
   python tools/visualize.py report random=output/det_random MoCo=output/det_moco CAST=output/det_cast --out det.html
+  # Which method, augmenters and losses work together (the same as text: tools/list_components.py --matrix)
+  python tools/visualize.py matrix --out output/pictures
   # All of it in one html file that loads nothing from anywhere
   python tools/visualize.py report --run CAST=output/cast MoCo=output/moco \\
       --results output/eval CAST=output/det_cast --data folder:photos --masks folder:maps --out report.html
@@ -41,7 +43,7 @@ FORMAT = argparse.RawDescriptionHelpFormatter
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES, formatter_class=FORMAT)
-    sub = parser.add_subparsers(required=True, metavar="{views,cams,density,curves,detections,report}")
+    sub = parser.add_subparsers(required=True, metavar="{views,cams,density,curves,detections,matrix,report}")
 
     def command(name: str, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
         made = sub.add_parser(name, help=(run.__doc__ or "").splitlines()[0], description=run.__doc__)
@@ -64,6 +66,10 @@ def parse_args() -> argparse.Namespace:
     curves = command("curves", commands.curves)
     detections = command("detections", commands.detections)
     detections.add_argument("--count", type=int, default=6, help="images (default 6)")
+
+    matrix = command("matrix", commands.matrix)
+    matrix.add_argument("--imports", nargs="+", default=[], metavar="FILE", help="project files to read first")
+    matrix.add_argument("--set", nargs="+", default=[], metavar="KEY VALUE", dest="options", help="config of the parts")
 
     report = command("report", commands.report)
     report.add_argument("--title", default="", help="default: names of the runs")

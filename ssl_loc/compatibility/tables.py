@@ -13,7 +13,7 @@ from ssl_loc.compatibility.matrix import Matrix
 from ssl_loc.utils.errors import check_choice
 
 FORMATS = ("table", "markdown", "csv")
-YES, CAUTION, NO = "yes", "(yes)", "-"
+YES, CAUTION, NO = "yes", "(yes)", "no"
 # What the data must have, in words.
 DATA = {
     "saliency": "saliency maps",
@@ -70,8 +70,9 @@ class Notes:
     def __init__(self) -> None:
         self.numbers: dict[str, int] = {}
 
-    def mark(self, text: str) -> int:
-        return self.numbers.setdefault(text, len(self.numbers) + 1)
+    def mark(self, text: str) -> str:
+        """What stands in the cell."""
+        return f"[{self.numbers.setdefault(text, len(self.numbers) + 1)}]"
 
 
 def method_table(matrix: Matrix, columns: list[str], notes: Notes, cell: Callable[[str, str], str]) -> list[list[str]]:
@@ -91,7 +92,7 @@ def loss_cell(matrix: Matrix, method: str, loss: str, notes: Notes) -> str:
     for words, values in by_key.items():
         key, problem = words.split("\n")
         texts.append(f"Not with {key} {' or '.join(values)}: {problem}")
-    return " ".join([CAUTION if caution else YES, *(str(notes.mark(text)) for text in texts)])
+    return " ".join([CAUTION if caution else YES, *(notes.mark(text) for text in texts)])
 
 
 def augmenter_cell(matrix: Matrix, method: str, augmenter: str, notes: Notes) -> str:

@@ -10,8 +10,10 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from ssl_loc.components import setup_cfg
+from ssl_loc.compatibility import Matrix
+from ssl_loc.components import get_cfg, load_components, setup_cfg
 from ssl_loc.config import construct
+from ssl_loc.config.node import import_part
 from ssl_loc.evaluation.data import EvalData
 from ssl_loc.evaluation.grounding import Grounding
 from ssl_loc.evaluation.options import load_options
@@ -24,6 +26,7 @@ from ssl_loc.visualization.detection_report import detections_section
 from ssl_loc.visualization.detection_runs import is_detection_folder, read_groups
 from ssl_loc.visualization.full_report import Material, full_sections
 from ssl_loc.visualization.labels import labelled_results, name_runs, split_label
+from ssl_loc.visualization.matrix import matrix_figure
 from ssl_loc.visualization.report import Section, build_report
 from ssl_loc.visualization.run_report import CAMS_HEADING, cams_section
 from ssl_loc.visualization.style import save
@@ -67,6 +70,16 @@ def detections(args: argparse.Namespace) -> None:
         assert isinstance(picture.image, Figure)  # detections_section draws figures
         _write(picture.image, args.out, "detections" + (f"_{i}" if i else ""))
         logger.info("%s", picture.caption)
+
+
+def matrix(args: argparse.Namespace) -> None:
+    """Which method, augmenters and losses work together."""
+    load_components()
+    for name in args.imports:
+        import_part(name, Path.cwd(), "--imports")
+    cfg = get_cfg()
+    cfg.merge_from_list(args.options)
+    _write(matrix_figure(Matrix(cfg)), args.out, "matrix")
 
 
 def report(args: argparse.Namespace) -> None:
