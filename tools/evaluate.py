@@ -7,6 +7,7 @@ import argparse
 import logging
 from pathlib import Path
 
+from ssl_loc.engine.signals import STATUS_BASE, RunStopped
 from ssl_loc.evaluation import EVALUATOR_REGISTRY, EvalData, open_maps, open_weights
 from ssl_loc.evaluation.comparison import terminal_table, write_comparison
 from ssl_loc.evaluation.options import load_options
@@ -32,6 +33,9 @@ examples:
       --data folder:photos --masks folder:maps --out output/eval
   # Classification from frozen features; also takes exported backbones. photos/ has train/<class>/ and val/<class>/.
   python tools/evaluate.py --protocol knn,linear --weights backbone.pth --data photos --out output/eval
+  # Fine-tuning on a published set; the same command continues a stopped run (finetune_quick.yaml: minutes on a CPU).
+  python tools/evaluate.py --protocol finetune --config-file configs/eval/finetune_cub.yaml --weights output/byol \\
+      --data cub_train,cub_test --out output/eval --seeds 3
   # How good are saliency maps? Folders of maps (any producer) against masks, by name; the first one is the reference.
   python tools/evaluate.py --protocol saliency --maps RBD=maps/rbd maps/mc --masks folder:masks --out output/maps
   # Options of a protocol (see its file), from the command line or from a yaml in configs/eval.
@@ -74,7 +78,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> None:
+def main() -> int:
     args = parse_args()
     setup_logger()
     cache = {"": str(Path(args.out) / "features"), "off": ""}.get(args.cache, args.cache)
@@ -88,7 +92,11 @@ def main() -> None:
     weights = [open_weights(given, options.DEVICE) for given in args.weights]
     weights = unique_labels(weights + [open_maps(given) for given in args.maps])
     seeds = parse_seeds(args.seeds) if args.seeds else []
-    run_protocols(names, weights, data, options, args.out, seeds, args.again)
+    try:
+        run_protocols(names, weights, data, options, args.out, seeds, args.again)
+    except RunStopped as stopped:
+        print(stopped)
+        return STATUS_BASE + stopped.signal
     results = read_results([args.out])
     table = write_comparison(results, args.out)
     print(f"\n{terminal_table(results)}\n")
@@ -97,6 +105,7 @@ def main() -> None:
 
         print(f"{errors_table(results)}\n\nwrote {write_map_curves(results, args.out)}\n")
     logging.getLogger(__name__).info("comparison of everything in %s: %s", args.out, table)
+    return 0
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -36,6 +37,8 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+# Below OUT: unfinished work of long protocols, and their finished parts.
+WORK = "work"
 
 
 def run_protocols(
@@ -60,6 +63,9 @@ def run_protocols(
     """
     published(options.PUBLISHED, "", "")
     seeds = list(seeds) or [options.SEED]
+    if again:
+        shutil.rmtree(Path(out) / WORK, ignore_errors=True)
+    data = replace(data, work=data.work or str(Path(out) / WORK))
     # One instance per protocol and seed for all weights: some compare them.
     made = {(name, seed): build_evaluator(name, options, seed) for name in names for seed in seeds}
     check_pairings([(name, made[name, seeds[0]]) for name in names], weights, data)

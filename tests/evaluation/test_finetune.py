@@ -27,6 +27,7 @@ from ssl_loc.evaluation.finetune_data import accuracy, train_loader, train_pipel
 from ssl_loc.evaluation.finetune_model import Classifier, trainable_trunk
 from ssl_loc.evaluation.finetune_run import DIVERGED, Recipe, RunOutcome, fine_tune
 from ssl_loc.evaluation.options import load_options
+from ssl_loc.evaluation.results import read_results
 from ssl_loc.evaluation.weights import Weights
 from ssl_loc.utils.errors import ConfigError, DataError, UserError
 
@@ -286,3 +287,52 @@ def test_options_and_sizes_are_checked(photos: Path) -> None:
     with pytest.raises(ConfigError, match="has only 27 images"):
         protocol(batch=28).check_data(EvalData(str(photos)))
     protocol(batch=28, lrs=[0.1]).check_data(EvalData(str(photos)))
+
+
+PRESETS = sorted((Path(__file__).resolve().parents[2] / "configs" / "eval").glob("finetune_*.yaml"))
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_presets(path: Path) -> None:
+    options = load_options(str(path))
+    made = construct(FineTune, options)
+    for row in options.PUBLISHED:
+        assert row[1:3] == ["finetune", "top1"] and 0 < row[3] < 100
+        assert (path.parents[1] / "cvsa" / f"{row[0]}.yaml").is_file()
+    recipe = made.recipe
+    if path.stem == "finetune_inat2018":
+        assert (recipe.freeze, made.lrs, recipe.batch, recipe.epochs) == (True, [0.025], 256, 100)
+        assert [recipe.shape()(t) for t in (0.0, 0.69, 0.7, 0.95)] == pytest.approx([1, 1, 0.1, 0.01])
+    elif path.stem != "finetune_quick":
+        assert recipe == Recipe() and made.lrs == [0.001, 0.003, 0.01, 0.03, 0.1] and made.val_share == 0.1
+        by_label = {row[0]: row[3] for row in options.PUBLISHED}
+        first = {"cub": 66.88, "nabirds": 73.75, "aircraft": 74.55, "cars": 77.45}[path.stem.split("_")[1]]
+        assert by_label["scratch_byol_cvsa_R50"] == first  # CVSA paper, table 1
+
+
+def test_the_tool_averages_seeds_that_share_one_choice(
+    photos: Path, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "tools"))
+    words = ["--protocol", "finetune", "--weights", f"A={run_folder}", "--data", str(photos), "--seeds", "2"]
+    words += [
+        "--config-file",
+        str(PRESETS[-1].with_name("finetune_quick.yaml")),
+        "--out",
+        str(tmp_path / "out"),
+        "--set",
+    ]
+    words += ["SIZE", "32", "FINETUNE.EPOCHS", "2", "FINETUNE.GRID_EPOCHS", "1", "FINETUNE.BATCH", "9", "DEVICE", "cpu"]
+    monkeypatch.setattr("sys.argv", ["evaluate.py", *words])
+    import evaluate
+
+    assert evaluate.main() == 0
+    assert "finetune v1" in capsys.readouterr().out
+    (result,) = read_results([tmp_path / "out"])
+    details = result["details"]
+    assert details["seeds"] == [0, 1] and len(details["per_seed"]) == 2
+    assert set(details["lr_grid_validation_median"]) == {"0.01", "0.03", "0.1"}
+    # Three runs that choose, and one per seed.
+    assert len(list((tmp_path / "out" / "work" / "finetune").iterdir())) == 5
+    monkeypatch.setattr(finetune_run, "accuracy", lambda *_: pytest.fail("computed again"))
+    assert evaluate.main() == 0
