@@ -175,11 +175,21 @@ def test_the_fill_repeats_the_largest_strip() -> None:
     expected[1:5, 2:4] = image[1:5, :2]
     expected[1:5, 4] = image[1:5, 0]
     assert np.array_equal(filled, expected)
+    # Two rows of 5 above beat the taller column of 6 to the left.
+    expected = image.copy()
+    expected[2:4, 1:] = image[:2, 1:]
+    expected[4, 1:] = image[0, 1:]
+    assert np.array_equal(tile_over(image, (1, 2, 5, 5)), expected)
     assert not tile_over(image, (0, 0, 5, 6)).any()
+
+
+def test_settings_take_the_tight_box_of_the_mask() -> None:
+    image = np.arange(6 * 5 * 3, dtype=np.uint8).reshape(6, 5, 3)
     mask = np.zeros((6, 5), bool)
     mask[1, 2] = mask[4, 4] = True
     assert box_of(mask) == (2, 1, 5, 5)
-    assert np.array_equal(without_partner(image, mask)["only_bg_t"], expected)
+    assert np.array_equal(without_partner(image, mask)["only_bg_t"], tile_over(image, (2, 1, 5, 5)))
+    assert not without_partner(image, mask)["only_bg_b"][1:5, 2:].any()
 
 
 def test_the_middle_of_a_long_photo_with_its_mask(tmp_path) -> None:
