@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.config_differences import differences, family
+from helpers.config_differences import differences
 
 from ssl_loc.components import setup_cfg
 from ssl_loc.config import CfgNode
@@ -116,11 +116,3 @@ def test_official_loader(version: str) -> None:
     assert set(changes) <= set(loader) | MASKS | {"SOLVER.LR_UPDATE", "SOLVER.STEPS"} | {
         key for key in changes if key.startswith("MODEL.INSTDISC.")
     }
-
-
-@pytest.mark.parametrize("path", family("dilo"), ids=lambda path: path.stem)
-def test_header(path: Path) -> None:
-    """What it reproduces, what to expect, on what and for how long."""
-    text = path.read_text().split("_BASE_")[0]
-    words = ("No published row",) if path.stem.startswith("Base") else ("DiLo", "Expected:", "Hardware:", "GPU hours")
-    assert all(word in text for word in words)

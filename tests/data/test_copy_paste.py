@@ -210,6 +210,12 @@ def test_donors_are_the_background() -> None:
     [
         ({"PROB": 1.5}, "COPY_PASTE.PROB is 1.5; expected a probability"),
         ({"BACKGROUND": "grey"}, "BACKGROUND is 'grey'; expected gray, texture, windows:FILE"),
+        (
+            {"BACKGROUND": "sets"},
+            r"BACKGROUND is 'sets' and .*_SETS \[\]; expected a list of sets with BACKGROUND sets",
+        ),
+        ({"BACKGROUND_SETS": ["train"]}, r"BACKGROUND is 'gray' and .*_SETS \['train'\]; expected .* an empty one"),
+        ({"BACKGROUND": "sets", "BACKGROUND_SETS": ["trains"]}, "BACKGROUND_SETS names the donors 'trains'; expected"),
         ({"BLEND": "gaus"}, "BLEND is 'gaus'; did you mean gauss"),
         ({"BLUR_RADIUS": 0.0}, "BLUR_RADIUS is 0.0; expected a radius in px"),
         ({"MASK_MODE": "hard"}, "MASK_MODE is 'hard'.* choices: soft, binary"),

@@ -116,6 +116,26 @@ def test_an_unreadable_donor_is_counted_in_the_batch(photos: Path) -> None:
     assert counts.shape == (40, 2) and 0.5 < counts.mean() < 1.7  # failures before a success: 1 on average
 
 
+def test_backgrounds_from_several_sets(photos: Path) -> None:
+    """All pictures of all sets alike: 8 others of the own set and 4 of another folder, all white."""
+    (photos / "others").mkdir()
+    for i in range(4):
+        Image.new("RGB", SIZE[::-1], (255, 255, 255)).save(photos / "others" / f"{i}.png")
+    sets = ["train", f"dataset:folder:{photos / 'others'}"]
+    view = [{"CopyPaste": {"PROB": 1.0, "BACKGROUND": "sets", "BACKGROUND_SETS": sets}}, "CenterCrop"]
+    mapper = build_mapper(config(photos, [view]))
+    assert mapper.donors is not None and set(mapper.donors.sources) == set(sets)
+    white, pasted = 0, 0
+    for epoch in range(10):
+        for i in range(COUNT):
+            (made,) = mapper[(epoch, i)].views
+            if made.extra["pasted"]:
+                pasted += 1
+                white += bool((made.image.amin(0) == 255).float().mean() > 0.2)
+    share = 4 / (COUNT - 1 + 4)
+    assert abs(white / pasted - share) < 4 * (share * (1 - share) / pasted) ** 0.5
+
+
 def test_labels_used_for_boxes_are_reported(photos: Path) -> None:
     cfg = config(photos, [["SaliencySwap"]])
     assert build_pretrain_loader(cfg).mask_info["uses_labels"] is False

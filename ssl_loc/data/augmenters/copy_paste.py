@@ -6,6 +6,7 @@ it directly, only what the crop shows is composed: the same bits for less work.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
@@ -31,6 +32,8 @@ from ssl_loc.utils.errors import ConfigError, check_choice
 
 BLENDS = ("none", "gauss", "mix")
 MASK_MODES = ("soft", "binary")
+# Background: several sets of donors.
+SETS = "sets"
 
 
 @register_config("AUGMENT.COPY_PASTE")
@@ -41,8 +44,11 @@ def copy_paste_config() -> CfgNode:
     node.PROB = 0.5
     # What the object is pasted on: "gray" (one level, 0..255), "texture" (procedural ones), "windows:FILE" (parts of
     # photos without salient response, listed by tools/make_windows.py), "dataset:NAME" (photos of another dataset, a
-    # registered name or a path form), "train" (other photos of DATA.TRAIN).
+    # registered name or a path form), "train" (other photos of DATA.TRAIN), "sets" (several of the last three; CVSA
+    # paper, table 6).
     node.BACKGROUND = "gray"
+    # The sets of BACKGROUND "sets", all their pictures alike: [train, "dataset:NAME", "windows:FILE"].
+    node.BACKGROUND_SETS = []
     # Edge of the object: "none" takes the map as it is, "gauss" blurs it, "mix" blurs it for half of the pastes.
     node.BLEND = "none"
     # Standard deviation of that blur in px of the source image (official loader: 5).
@@ -91,12 +97,13 @@ class CopyPaste(Augmenter):
 
     Args:
         prob: probability of a paste.
-        background: "gray", "texture", "windows:FILE", "dataset:NAME" or "train".
+        background: "gray", "texture", "windows:FILE", "dataset:NAME", "train" or "sets".
         blend: "none", "gauss" or "mix".
         blur_radius: standard deviation of the blur in px of the source image.
         mask_mode: "soft" or "binary".
         mask_threshold: "fixed:V", "adaptive" or "otsu".
         min_fg_in_crop: least share of the object that the following crop must show.
+        background_sets: names of the sets, for background "sets" only.
     """
 
     needs = frozenset({"saliency", "graded"})
@@ -114,6 +121,7 @@ class CopyPaste(Augmenter):
         mask_mode: str = "soft",
         mask_threshold: str = "fixed:0.5",
         min_fg_in_crop: float = 0.0,
+        background_sets: Sequence[str] = (),
     ) -> None:
         self.prob = check_within("COPY_PASTE.PROB", prob)
         self.blend = check_choice("AUGMENT.COPY_PASTE.BLEND", blend, BLENDS)
@@ -123,15 +131,12 @@ class CopyPaste(Augmenter):
         _check_rule(mask_threshold)
         self.min_fg_in_crop = check_within("COPY_PASTE.MIN_FG_IN_CROP", min_fg_in_crop, meaning="share")
         self.background = background
-        self.records = dict(PASTE_NEUTRAL)
-        donates = background not in (GRAY, TEXTURE)
-        if donates:
-            _check_background(background)
-            self.records = {**PASTE_NEUTRAL, **DONOR_NEUTRAL}
+        donor_sets = _donor_sets(background, tuple(background_sets))
+        self.records = {**PASTE_NEUTRAL, **DONOR_NEUTRAL} if donor_sets else dict(PASTE_NEUTRAL)
         if not prob:
             self.needs = frozenset()
-        elif donates:
-            self.needs, self.donor_sets = CopyPaste.needs | {"donor"}, (background,)
+        elif donor_sets:
+            self.needs, self.donor_sets = CopyPaste.needs | {"donor"}, donor_sets
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -144,6 +149,7 @@ class CopyPaste(Augmenter):
             "mask_mode": node.MASK_MODE,
             "mask_threshold": node.MASK_THRESHOLD,
             "min_fg_in_crop": node.MIN_FG_IN_CROP,
+            "background_sets": node.BACKGROUND_SETS,
         }
 
     def draw(self, view: View, streams: Streams, context: Context, crop: Box | None = None) -> Paste | Stays:
@@ -264,15 +270,29 @@ def blur_alpha(alpha: np.ndarray, sigma: float) -> np.ndarray:
     return cv2.sepFilter2D(alpha, -1, kernel, kernel, borderType=cv2.BORDER_REPLICATE)
 
 
-def _check_background(background: str) -> None:
+def _donor_sets(background: str, sets: tuple[str, ...]) -> tuple[str, ...]:
+    """Where backgrounds come from; empty where they are drawn."""
+    key = "AUGMENT.COPY_PASTE.BACKGROUND"
+    if bool(sets) != (background == SETS):
+        raise ConfigError(
+            f"{key} is '{background}' and {key}_SETS {list(sets)}; expected a list of sets with BACKGROUND sets, and "
+            "an empty one with every other"
+        )
+    if background in (GRAY, TEXTURE):
+        return ()
+    for name in sets:
+        check_donor_set(f"{key}_SETS", name)
+    if sets:
+        return sets
     try:
-        check_donor_set("AUGMENT.COPY_PASTE.BACKGROUND", background)
+        check_donor_set(key, background)
     except ConfigError:
         raise ConfigError(
-            f"AUGMENT.COPY_PASTE.BACKGROUND is '{background}'; expected gray, texture, windows:FILE (a list of "
-            "tools/make_windows.py), dataset:NAME (a registered dataset or a path form such as "
-            "dataset:folder:/data/photos) or train"
+            f"{key} is '{background}'; expected gray, texture, windows:FILE (a list of tools/make_windows.py), "
+            "dataset:NAME (a registered dataset or a path form such as dataset:folder:/data/photos), train, or sets "
+            "with BACKGROUND_SETS"
         ) from None
+    return (background,)
 
 
 def _check_rule(rule: str) -> None:
