@@ -15,7 +15,7 @@ CORNERS = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
 def picture(path: Path, size: tuple[int, int] = (40, 32)) -> None:
     """A photo of ``size`` (width, height) whose rows have the grey value of their number."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = np.arange(size[1], dtype=np.uint8)[:, None, None]
+    rows = (np.arange(size[1]) % 256).astype(np.uint8)[:, None, None]
     Image.fromarray(np.broadcast_to(rows, (size[1], size[0], 3)).copy()).save(path, quality=95)
 
 
@@ -73,8 +73,9 @@ def cars_kit(folder: Path, labelled: str = "cars_test_annos_withlabels.mat") -> 
     train = [_car(39, 116, 569, 375, 3, fname="00002.jpg"), _car(1, 1, 40, 32, 1, fname="00001.jpg")]
     savemat(root / "devkit" / "cars_train_annos.mat", {"annotations": _annotations(train)})
     savemat(root / labelled, {"annotations": _annotations([_car(30, 52, 246, 147, 2, fname="00001.jpg")])})
-    for name in ("cars_train/00001.jpg", "cars_train/00002.jpg", "cars_test/00001.jpg"):
+    for name in ("cars_train/00001.jpg", "cars_test/00001.jpg"):
         picture(root / name)
+    picture(root / "cars_train/00002.jpg", (600, 400))
     return root
 
 
