@@ -125,6 +125,22 @@ class GeometryBatch:
         box = torch.stack([left, low[:, 1], right, high[:, 1]], 1)
         return torch.where(empty, torch.zeros_like(box), box)
 
+    def to_other(self, a: int, b: int, points: Tensor) -> Tensor:
+        """Where view ``b`` shows what view ``a`` shows at ``points``.
+
+        Both are (N, P, 2) as (x, y), in view frames scaled to [0, 1]; nan where not both views show it.
+        """
+        boxes, visible = self.boxes[:, :, None], (self.boxes if self.shown is None else self.shown)[:, :, None]
+
+        def mirror(p: Tensor, view: int) -> Tensor:
+            return torch.where(self.flips[:, view, None, None], torch.stack([1 - p[..., 0], p[..., 1]], -1), p)
+
+        low, extent = boxes[..., :2], boxes[..., 2:] - boxes[..., :2]
+        source = low[:, a] + mirror(points, a) * extent[:, a]
+        inside = [(source >= visible[:, v, :, :2]) & (source <= visible[:, v, :, 2:]) for v in (a, b)]
+        shown = (inside[0] & inside[1]).all(2, keepdim=True)
+        return torch.where(shown, mirror((source - low[:, b]) / extent[:, b], b), torch.nan)
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> GeometryBatch:
         return self._map(lambda t: t.to(device, non_blocking=non_blocking))
 

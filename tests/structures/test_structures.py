@@ -52,6 +52,31 @@ def test_overlap_counts_shared_cells() -> None:
     assert torch.allclose(views.overlap(0, 1, (1, 3))[0, 0, 0], torch.tensor([0.0, 0.5, 1.0]), atol=1e-6)
 
 
+def test_to_other_is_there_and_back_through_the_source() -> None:
+    """The same as the maps of single views; nan outside of what either shows, a pasted part included."""
+    generator = torch.Generator().manual_seed(0)
+    points = torch.rand(5, 40, 2, generator=generator)
+    rows = []
+    for i in range(5):
+        low = torch.randint(0, 30, (2, 2), generator=generator).tolist()
+        shown = None if i < 3 else (25.0, 25.0, 45.0, 50.0)
+        rows.append(
+            [
+                Geometry((x, y, x + 40.0, y + 50.0), (20, 30), (100, 100), flip, shown=shown)
+                for (x, y), flip in zip(low, (i % 2 == 0, i == 1), strict=True)
+            ]
+        )
+    found = GeometryBatch.stack(rows).to_other(0, 1, points)
+    size = torch.tensor([30.0, 20.0])
+    for (a, b), p, q in zip(rows, points, found, strict=True):
+        source = a.to_source(p * size)
+        x1, y1, x2, y2 = a.intersect(b)
+        inside = (source[:, 0] >= x1) & (source[:, 0] <= x2) & (source[:, 1] >= y1) & (source[:, 1] <= y2)
+        assert 0 < inside.sum() < 40
+        assert torch.equal(q.isfinite().all(1), inside)
+        torch.testing.assert_close(q[inside], b.to_view(source[inside]) / size)
+
+
 def test_overlap_matches_pixel_count() -> None:
     generator = torch.Generator().manual_seed(0)
     for _ in range(20):
