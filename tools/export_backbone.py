@@ -6,17 +6,23 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ssl_loc.checkpoint import export_backbone
-from ssl_loc.checkpoint.backbone_export import BackboneFile, check_out
+from ssl_loc.checkpoint import BackboneFile, export_backbone, read_backbone
 from ssl_loc.checkpoint.backbone_formats import (
     FORMATS,
     choose_format,
     has_room_for_meta,
     meta_beside,
-    write_backbone,
 )
-from ssl_loc.checkpoint.backbone_source import EXAMPLE, read_backbone, read_foreign
+from ssl_loc.checkpoint.backbone_source import EXAMPLE
+from ssl_loc.checkpoint.foreign_families import FAMILIES
 from ssl_loc.utils.cli import run_tool
+from ssl_loc.utils.logger import setup_logger
+
+
+def families() -> str:
+    """The known families, a line for each: where the trunk is."""
+    return "\n".join(f"    {f.name:<52} {' or '.join(f.trunk[:2]) or '(no prefix)'}" for f in FAMILIES)
+
 
 EPILOG = f"""\
 examples
@@ -40,11 +46,15 @@ formats, and the program that reads each (CAST here stands for a ResNet-50)
   safetensors  cast.safetensors; the meta is in the header, key "ssl_loc.meta"
                  safetensors.torch.load_file("cast.safetensors")        needs pip install safetensors
 
-tools/finetune_det.py --weights reads all of them but .pkl, and checks the digest.
+All tools read all of them but .pkl (--weights, MODEL.INIT_FROM), and check the digest.
 
-somebody else's checkpoint: say where the trunk is, and in a JSON file what no tensor tells
-  tools/export_backbone.py moco_v2_800ep_pretrain.pth.tar --prefix module.encoder_q. --meta moco.json --out moco.pth
-  moco.json: {EXAMPLE}
+other code's checkpoint (all tools take these too; the log says what was recognised, taken and assumed)
+  tools/export_backbone.py moco_v2_800ep_pretrain.pth.tar --out moco.pth
+  known by their names (ResNet trunks; the query or online one of several):
+{families()}
+  Another trunk of the file: --prefix module.encoder_k. What no tensor tells, if the family's habit is wrong: --meta J
+  or J beside the file as moco_v2_800ep_pretrain.pth.tar.json, which may hold "prefix" too:
+  {EXAMPLE}
   (means and stds in the order of channel_order, 0..255; original MSRA and Caffe2 weights are BGR and stride in 1x1)
 """
 
@@ -58,30 +68,23 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "checkpoint",
         metavar="CKPT",
-        help="checkpoint of a run (.pth), the run's folder (OUTPUT_DIR), an exported backbone, or with --meta a "
-        "checkpoint of other code",
+        help="checkpoint of a run (.pth), the run's folder (OUTPUT_DIR), an exported backbone, or a checkpoint of "
+        "other code",
     )
     parser.add_argument("--out", required=True, metavar="F", help="file to write")
     parser.add_argument(
         "--format", choices=list(FORMATS), default="", help="default: by F's suffix (.safetensors, .pkl), else ssl_loc"
     )
-    parser.add_argument("--prefix", default="", metavar="P", help="with --meta: what the trunk's names begin with")
-    parser.add_argument("--meta", metavar="JSON", help="for other code's checkpoint: pixel statistics, order, stride")
-    args = parser.parse_args(argv)
-    if args.prefix and not args.meta:
-        parser.error("--prefix belongs to somebody else's checkpoint, which also needs --meta (see the end of --help)")
-    return args
+    parser.add_argument("--prefix", metavar="P", help="other code's checkpoint: what the trunk's names begin with")
+    parser.add_argument("--meta", metavar="JSON", help="other code's checkpoint: pixel statistics, order, stride")
+    return parser.parse_args(argv)
 
 
 def main() -> int:
     args = parse_args()
     out, name = args.out, choose_format(args.out, args.format)
-    if args.meta:
-        check_out(args.checkpoint, out)
-        file = read_foreign(args.checkpoint, args.prefix, args.meta)
-        write_backbone(file, out, name)
-    else:
-        file = export_backbone(args.checkpoint, out, name)
+    setup_logger()
+    file = export_backbone(args.checkpoint, out, name, args.prefix, args.meta)
     # Read back: what is reported is what is on disk. A pickle is never opened.
     if Path(out).suffix.lower() != ".pkl":
         file = read_backbone(out)

@@ -18,7 +18,7 @@ from ssl_loc.utils.errors import WeightsError, check_choice
 from ssl_loc.utils.file_io import atomic_write, write_json
 
 if TYPE_CHECKING:
-    from ssl_loc.checkpoint.backbone_export import BackboneFile
+    from ssl_loc.checkpoint.backbone_file import BackboneFile
 
 # Format -> the suffixes its readers know it by; ssl_loc's own file may have any other name too.
 FORMATS: dict[str, tuple[str, ...]] = {

@@ -1,8 +1,8 @@
-"""Trunks from any file that can be verified: ours, its exports to other programs, and foreign ones with a statement.
+"""Trunks from any file: ours, its exports to other programs, and other people's checkpoints.
 
 A state dict alone does not say how pixels were prepared or where the network strides; with wrong settings it loads
-without a warning and computes something else. So a file either carries this, or comes with a ``.json`` that states it,
-or is refused: nothing is guessed.
+without a warning and computes something else. Our files carry this. For a foreign one it is stated in a ``.json``
+beside it; where there is none, what the family's published code does is assumed, and the log says so.
 """
 
 from __future__ import annotations
@@ -11,80 +11,102 @@ import json
 import logging
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from ssl_loc.checkpoint.backbone_export import BackboneFile, check_digest, load_backbone
+from ssl_loc.checkpoint.backbone_file import BackboneFile, check_digest, trunk_in
 from ssl_loc.checkpoint.backbone_formats import SAFETENSORS_META, meta_beside, safetensors_torch
+from ssl_loc.checkpoint.checkpointer import run_checkpoint
 from ssl_loc.checkpoint.files import describe, format_of, read_torch_file, tensor_digest
+from ssl_loc.checkpoint.foreign_families import PIXELS
+from ssl_loc.checkpoint.foreign_trunk import ForeignTrunk, take_trunk
 from ssl_loc.checkpoint.inferred_backbone import infer_backbone
-from ssl_loc.checkpoint.trunk_names import CLASSIFIER, trunk_from_detectron2, trunk_to_detectron2
-from ssl_loc.utils.errors import WeightsError
+from ssl_loc.checkpoint.trunk_names import CLASSIFIER, trunk_from_detectron2
+from ssl_loc.checkpoint.trunk_shape import shape_problems, shapes_of, spoken
+from ssl_loc.utils.errors import UserError, WeightsError
 from ssl_loc.utils.file_io import read_json
 
 logger = logging.getLogger(__name__)
 
 # What no tensor tells. "pixel_mean" and "pixel_std" are in the order of "channel_order", on the 0..255 scale.
 STATED = ("pixel_mean", "pixel_std", "channel_order", "stride_in_1x1")
+# Where the trunk is, for a file that holds several.
+PREFIX = "prefix"
 EXAMPLE = (
     '{"pixel_mean": [123.675, 116.28, 103.53], "pixel_std": [58.395, 57.12, 57.375], "channel_order": "RGB", '
     '"stride_in_1x1": false}'
 )
 
 
-def read_backbone(path: str | os.PathLike) -> BackboneFile:
-    """A trunk and its meta from any file that can be verified.
+def read_backbone(
+    path: str | os.PathLike, prefix: str | None = None, stated: str | os.PathLike | None = None
+) -> BackboneFile:
+    """A trunk and its meta from any file.
 
-    That is: our exported ``.pth``; the torchvision, timm, safetensors and detectron2 (``.pth``) files that
-    tools/export_backbone.py writes; a foreign ``.pth`` or ``.safetensors`` in torchvision's names with a FILE.json.
+    That is: a run folder, a run's checkpoint, our exported ``.pth``; the torchvision, timm, safetensors and detectron2
+    (``.pth``) files that tools/export_backbone.py writes; a checkpoint of another code base (``foreign_families``).
+
+    Args:
+        prefix: of a foreign file: where the trunk is; None = as the json says, else recognised.
+        stated: of a foreign file: the json that says what no tensor does; None = ``PATH.json`` where there is one.
 
     Raises:
-        WeightsError: another kind of file, one without a statement, or one whose tensors have another digest than
-            stated; says what to do.
+        WeightsError: another kind of file, a trunk that is not whole, a statement that is not usable, or tensors with
+            another digest than stated; says what to do.
     """
     if Path(path).suffix.lower() == ".pkl":
         raise WeightsError(
             f"{path} is a pickle, which can run any code when it is opened, so it is not; give the trunk as .pth or "
             ".safetensors (tools/export_backbone.py writes both)"
         )
-    if Path(path).suffix.lower() == ".safetensors":
-        tensors, meta = _safetensors(Path(path))
-    else:
-        content = read_torch_file(path)
-        if format_of(content):
-            return load_backbone(path)
-        tensors, meta = _plain(content, path)
-    return _verified(tensors, meta or _beside(path, tensors), path)
+    path = run_checkpoint(path)
+    if path.suffix.lower() == ".safetensors":
+        content, meta = _safetensors(path)
+        return _ours(content, meta, path) if meta else _foreign(content, path, prefix, stated)
+    return backbone_in(read_torch_file(path), path, prefix, stated)
 
 
-def read_foreign(path: str | os.PathLike, prefix: str, stated: str | os.PathLike) -> BackboneFile:
-    """The tensors under ``prefix`` of somebody else's checkpoint, with the meta that the JSON file ``stated`` holds.
+def backbone_in(
+    content: Any, path: str | os.PathLike, prefix: str | None = None, stated: str | os.PathLike | None = None
+) -> BackboneFile:
+    """:func:`read_backbone` of a ``.pth`` that has been read."""
+    if format_of(content):
+        if prefix is not None or stated is not None:
+            raise WeightsError(
+                f"{path} is {describe(content)}; it says itself where its trunk is and what pixels it takes; a prefix "
+                "and a json are for other code's checkpoints"
+            )
+        return trunk_in(content, path)
+    if isinstance(content, Mapping) and content.get("matching_heuristics") and isinstance(content.get("meta"), Mapping):
+        tensors = {trunk_from_detectron2(str(key)): value for key, value in content["model"].items()}
+        return _ours(tensors, dict(content["meta"]), path)
+    beside = meta_beside(path)
+    if prefix is None and stated is None and beside.is_file() and "digest" in (meta := _statement(beside)):
+        bare = {str(key): value for key, value in content.items()} if isinstance(content, Mapping) else {}
+        return _ours(bare, meta, path)
+    return _foreign(content, path, prefix, stated)
+
+
+def in_rgb(file: BackboneFile, path: str | os.PathLike) -> BackboneFile:
+    """The same network for RGB pixels: a first convolution trained on BGR has its input channels turned round.
 
     Raises:
-        WeightsError: nothing under the prefix (lists those there are), a tensor that is no trunk's, or a JSON that
-            does not state what it must.
+        WeightsError: a network that strides in its 1x1 convolutions, which only detectron2 builds.
     """
-    if Path(path).suffix.lower() == ".safetensors":
-        content: Any = safetensors_file(Path(path))[0]
-    else:
-        content = read_torch_file(path)
-    state = _state_dict(content)
-    found = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    # A head of several layers called fc (MoCo v2: fc.0, fc.2) is no part of the trunk.
-    head = sorted(key for key in found if key.startswith("fc."))
-    tensors = {key: value for key, value in found.items() if key not in head}
-    if not tensors:
-        stem = "conv1.weight"
-        starts = sorted(key.removesuffix(stem) for key in state if key.endswith(stem) and "layer" not in key)
+    if file.meta.get("stride_in_1x1"):
         raise WeightsError(
-            f"{path} is {describe(content)}; it has no trunk tensor under --prefix '{prefix}'; prefixes of a first "
-            f"convolution there: {', '.join(map(repr, starts)) or 'none'}"
+            f"{path} strides in its 1x1 convolutions (original MSRA and Caffe2 weights); the trunks built here stride "
+            "in the 3x3 ones and would compute something else; only tools/finetune_det.py with --engine detectron2 "
+            "and MODEL.RESNETS.STRIDE_IN_1X1 True takes it"
         )
-    if head:
-        logger.info("left out %s of %s, its head", ", ".join(head), path)
-    return _verified(tensors, _statement(Path(stated)), path)
+    if file.meta.get("channel_order", "RGB") == "RGB":
+        return file
+    model = {**file.model, "conv1.weight": file.model["conv1.weight"].flip(1).contiguous()}
+    turned = {key: list(reversed(file.meta[key])) for key in ("pixel_mean", "pixel_std")}
+    return replace(file, model=model, meta={**file.meta, **turned, "channel_order": "RGB"})
 
 
 def check_stated(meta: Mapping[str, Any], source: str | os.PathLike) -> None:
@@ -135,87 +157,81 @@ def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ) from None
 
 
-def _plain(content: Any, path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(tensors in torchvision's names, meta or {}) of a file without a format of ours."""
-    if (
-        isinstance(content, Mapping)
-        and content.get("matching_heuristics")
-        and isinstance(content.get("model"), Mapping)
-    ):
-        meta = content.get("meta")
-        tensors = {trunk_from_detectron2(str(key)): value for key, value in content["model"].items()}
-        return tensors, dict(meta) if isinstance(meta, Mapping) else {}
-    bare = isinstance(content, Mapping) and bool(content) and all(isinstance(v, Tensor) for v in content.values())
-    if not bare or not any(str(key) == "conv1.weight" for key in content):
-        raise WeightsError(f"{path} is {describe(content)}; {_how(path)}")
-    return {str(key): value for key, value in content.items()}, {}
+def _ours(tensors: Mapping[str, Any], meta: dict[str, Any], path: str | os.PathLike) -> BackboneFile:
+    """A trunk that we exported to another program's file: digest and description as the meta says."""
+    trunk = {key: value for key, value in tensors.items() if key not in CLASSIFIER and isinstance(value, Tensor)}
+    check_stated(meta, path)
+    check_digest(trunk, meta.get("digest"), path)
+    _check_description(meta.get("backbone"), trunk, path)
+    return BackboneFile(trunk, {**meta, "digest": tensor_digest(trunk)})
 
 
-def _beside(path: str | os.PathLike, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    beside = meta_beside(path)
-    if not beside.is_file():
+def _foreign(
+    content: Any, path: str | os.PathLike, prefix: str | None, stated: str | os.PathLike | None
+) -> BackboneFile:
+    """Somebody else's checkpoint: the trunk of its family, with what is stated or assumed about it."""
+    beside = Path(stated) if stated is not None else meta_beside(path)
+    given = _statement(beside) if stated is not None or beside.is_file() else {}
+    prefix = given.pop(PREFIX, None) if prefix is None else prefix
+    trunk = take_trunk(content, path, prefix, custom="backbone" in given)
+    trunk.report(path)
+    if trunk.layout == "detectron2" and not given.keys() & set(STATED):
         raise WeightsError(
-            f"{path} is {describe(tensors)}; nothing in it says how pixels were prepared or where the network strides, "
-            f"and there is no {beside.name} beside it; write there what holds for this network, for example {EXAMPLE}"
+            f"{path} has detectron2's names; its users train on BGR or RGB with several means and strides; nothing "
+            f"in it says which; write {meta_beside(path).name} beside it, for example {EXAMPLE}"
         )
-    return _statement(beside)
+    meta = given if given.keys() & set(STATED) else {**_assumed(trunk, path), **given}
+    check_stated(meta, beside)
+    if "digest" in meta:
+        check_digest(trunk.model, meta["digest"], path)
+    if "backbone" in meta:
+        _check_description(meta["backbone"], trunk.model, path)
+    else:
+        meta["backbone"] = infer_backbone(trunk.model)
+    return BackboneFile(trunk.model, {**meta, "source": trunk.source(), "digest": tensor_digest(trunk.model)})
+
+
+def _assumed(trunk: ForeignTrunk, path: str | os.PathLike) -> dict[str, Any]:
+    """What the published code of this family does, said aloud."""
+    mean, std = PIXELS[trunk.pixels]
+    logger.warning(
+        "%s does not say how pixels were prepared; assumed, as in %s: RGB, mean %s, std %s (0..255), stride in the 3x3 "
+        "convolutions; if that is wrong, state it in %s",
+        path,
+        "the published code of this family" if trunk.family != "no known family" else "most published code",
+        mean,
+        std,
+        meta_beside(path),
+    )
+    return {"pixel_mean": list(mean), "pixel_std": list(std), "channel_order": "RGB", "stride_in_1x1": False}
 
 
 def _statement(path: Path) -> dict[str, Any]:
     meta = read_json(path)
     if not isinstance(meta, dict):
         raise WeightsError(f"{path} holds a {type(meta).__name__}; expected for example {EXAMPLE}")
-    check_stated(meta, path)
+    if meta.keys() & set(STATED):
+        check_stated(meta, path)
+    elif not meta.keys() & {PREFIX, "backbone", "digest"}:
+        raise WeightsError(f"{path} states none of {', '.join((*STATED, PREFIX))}; expected for example {EXAMPLE}")
+    if not isinstance(meta.get(PREFIX, ""), str):
+        raise WeightsError(f"prefix in {path} is {meta[PREFIX]!r}; expected text such as 'module.encoder_q.'")
     return meta
 
 
-def _verified(tensors: dict[str, Tensor], meta: dict[str, Any], path: str | os.PathLike) -> BackboneFile:
-    """Trunk tensors only, the digest as stated, the description as the shapes say."""
-    trunk = {key: value for key, value in tensors.items() if key not in CLASSIFIER}
-    for key in trunk:
-        try:
-            trunk_to_detectron2(key)
-        except WeightsError as error:
-            raise WeightsError(f"{path}: {error}") from None
-    check_stated(meta, path)
-    if "digest" in meta:
-        check_digest(trunk, meta["digest"], path)
-    else:
-        logger.info("%s states no digest; its tensors are taken as they are", path)
-    found = infer_backbone(trunk)
-    stated = meta.get("backbone", found)
-    if _shape(stated) != _shape(found):
-        raise WeightsError(f"{path} holds the trunk {found}, but its meta says {stated}; correct or drop 'backbone'")
-    return BackboneFile(trunk, {**meta, "backbone": stated, "digest": tensor_digest(trunk)})
-
-
-def _shape(description: Any) -> dict[str, str]:
-    """Names and shapes of the tensors of a described trunk; a description that cannot be built equals no trunk."""
-    import torch
-
-    from ssl_loc.modeling.backbone import build_backbone_from_description
-
-    if not isinstance(description, Mapping):
-        return {}
-    with torch.device("meta"):
-        state = build_backbone_from_description(dict(description)).state_dict()
-    return {key: str(tuple(value.shape)) for key, value in state.items()}
-
-
-def _state_dict(content: Any) -> dict[str, Tensor]:
-    """The tensors of a file, found under the names that training scripts use."""
-    for key in ("model", "state_dict", "student", "teacher"):
-        inner = content.get(key) if isinstance(content, Mapping) else None
-        if isinstance(inner, Mapping) and any(isinstance(v, Tensor) for v in inner.values()):
-            return _state_dict(inner)
-    if not isinstance(content, Mapping):
-        return {}
-    return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-
-
-def _how(path: str | os.PathLike) -> str:
-    return (
-        "expected a backbone exported by tools/export_backbone.py, or a state dict in torchvision's names with a "
-        f"{Path(path).name}.json beside it; convert another checkpoint by tools/export_backbone.py {path} --prefix "
-        "WHERE_THE_TRUNK_IS --meta meta.json --out backbone.pth (see its --help)"
+def _check_description(stated: Any, trunk: Mapping[str, Tensor], path: str | os.PathLike) -> None:
+    """Refuse a description of another network than these tensors are."""
+    try:
+        wanted = shapes_of(stated) if isinstance(stated, Mapping) else {}
+    except UserError as error:
+        raise WeightsError(f"the backbone that the meta of {path} describes cannot be built: {error}") from None
+    problems = shape_problems({key: tuple(value.shape) for key, value in trunk.items()}, wanted)
+    if not problems:
+        return
+    try:
+        found = spoken(infer_backbone(trunk))
+    except WeightsError:
+        found = "something else"
+    raise WeightsError(
+        f"{path} holds {found}, but its meta says {stated}: {'; '.join(problems)}; correct or drop 'backbone'"
     )

@@ -95,7 +95,13 @@ def read_format(path: str | os.PathLike, *formats: str, hints: Mapping[str, str]
     Raises:
         WeightsError: another kind of file (the message says which), a newer version, or one with missing parts.
     """
-    content = read_torch_file(path)
+    return check_format(read_torch_file(path), path, *formats, hints=hints)
+
+
+def check_format(
+    content: Any, path: str | os.PathLike, *formats: str, hints: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """:func:`read_format` of a file that has been read."""
     kind = format_of(content)
     if kind not in formats:
         hint = "; " + hints[kind] if hints and kind in hints else ""

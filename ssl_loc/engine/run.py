@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from ssl_loc.checkpoint import Checkpointer
-from ssl_loc.checkpoint.backbone_export import load_trunk
+from ssl_loc.checkpoint import Checkpointer, read_backbone
+from ssl_loc.checkpoint.backbone_source import in_rgb
 from ssl_loc.checkpoint.metadata import run_metadata
 from ssl_loc.config import CfgNode, construct
 from ssl_loc.data.augmenters.build import build_device_photometric
@@ -129,12 +129,12 @@ def build_step(cfg: CfgNode, device: torch.device, dataset_size: int, from_scrat
 
 
 def init_trunks(method: Method, path: str) -> None:
-    """``MODEL.INIT_FROM``: put the trunk of an exported backbone or a checkpoint into every trunk of ``method``.
+    """``MODEL.INIT_FROM``: put the trunk of a run, an export or a foreign checkpoint into every trunk of ``method``.
 
     Raises:
         WeightsError: a name, a shape or the pixel statistics differ; nothing is loaded partly.
     """
-    file = load_trunk(path)
+    file = in_rgb(read_backbone(path), path)
     for key in ("pixel_mean", "pixel_std"):
         own = [float(v) for v in getattr(method, key).flatten()]
         if any(abs(a - b) > PIXEL_TOLERANCE for a, b in zip(own, file.meta[key], strict=True)):

@@ -1,4 +1,4 @@
-"""Weights under evaluation: a run's checkpoint (whole method) or an exported backbone (trunk only)."""
+"""Weights under evaluation: a run's checkpoint (whole method), or the trunk of any other file."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssl_loc.checkpoint import load_backbone, load_checkpoint, method_state
+from ssl_loc.checkpoint import BackboneFile, method_state
+from ssl_loc.checkpoint.backbone_source import backbone_in, in_rgb, read_backbone
 from ssl_loc.checkpoint.checkpointer import FOLDER, run_checkpoint
-from ssl_loc.checkpoint.files import BACKBONE_FORMAT, CHECKPOINT_FORMAT, describe, read_torch_file, tensor_digest
+from ssl_loc.checkpoint.files import CHECKPOINT_FORMAT, check_format, format_of, read_torch_file, tensor_digest
 from ssl_loc.components import load_components, setup_cfg
 from ssl_loc.config import CfgNode
 from ssl_loc.modeling import Backbone, Method, build_backbone_from_description, build_method
@@ -52,8 +53,8 @@ class Weights:
     Attributes:
         path: the file, or "random:CONFIG" for a fresh initialisation from that config.
         label: short name for tables and pictures.
-        kind: "checkpoint" (whole method), "backbone" (exported trunk) or "random" (whole method, untrained),
-            or "maps" (no weights at all: a folder of saliency maps).
+        kind: "checkpoint" (whole method), "backbone" (trunk alone: an export or another code's
+            checkpoint) or "random" (whole method, untrained), or "maps" (no weights at all: a folder of saliency maps).
         digest: names the file's content in every result.
         cfg: config of the run that made it, where known.
         cache: features already computed, by what they are of (see evaluation/features.py).
@@ -88,9 +89,15 @@ class Weights:
         self.require_trunk()
         if self.cfg is None or self.kind == "backbone":
             raise WeightsError(
-                f"{self.path} is an exported backbone, which has no head and no momentum encoder; this protocol needs "
-                "the run's checkpoint (OUTPUT_DIR/checkpoints/iter_*.pth)"
+                f"{self.path} is {self._kind_in_words()}, of which only the trunk is used: it has no head and no "
+                "momentum encoder that this project can build, and this protocol compares their outputs; it needs the "
+                "checkpoint of an ssl_loc run (OUTPUT_DIR/checkpoints/iter_*.pth). The trunk alone serves knn, linear "
+                "and the other protocols on frozen features"
             )
+
+    def _kind_in_words(self) -> str:
+        family = self.meta.get("source", {}).get("family")
+        return f"a checkpoint of other code ({family})" if family else "an exported backbone"
 
     def method(self) -> Method:
         """The whole method (query and target encoders, head) in eval mode; needs a run's checkpoint."""
@@ -123,8 +130,9 @@ class Weights:
 
 
 def open_weights(given: str, device: str = "auto") -> Weights:
-    """Open ``FILE``, ``RUN_FOLDER`` (its last checkpoint) or ``random:CONFIG`` (an untrained network, the baseline of
-    every number); ``LABEL=`` in front names it in tables and pictures.
+    """Open ``FILE`` (ours, its exports, or another code base's), ``RUN_FOLDER`` (its last checkpoint) or
+    ``random:CONFIG`` (an untrained network, the baseline of every number); ``LABEL=`` in front names it in tables and
+    pictures.
     """
     label, path = given.split("=", 1) if "=" in given and not Path(given).exists() else ("", given)
     where = choose_device(device)
@@ -134,28 +142,27 @@ def open_weights(given: str, device: str = "auto") -> Weights:
     if not Path(path).exists():
         raise WeightsError(
             f"no file {path}; expected a run folder, its checkpoint (OUTPUT_DIR/{FOLDER}/iter_*.pth), a backbone "
-            "written by tools/export_backbone.py, or random:CONFIG"
+            "written by tools/export_backbone.py, a checkpoint of another code base, or random:CONFIG"
         )
     file = run_checkpoint(path)
+    # Only torch's own files can be a whole method; others hold a trunk, or are refused by what reads them.
+    if file.suffix.lower() in (".safetensors", ".pkl"):
+        return _opened_trunk(read_backbone(file), file, label, where)
     content = read_torch_file(file)
-    kind = content.get("format") if isinstance(content, dict) else None
-    if kind == CHECKPOINT_FORMAT:
-        return _open_checkpoint(file, label, where)
-    if kind != BACKBONE_FORMAT:
-        raise WeightsError(
-            f"{path} is {describe(content)}; expected a checkpoint of an ssl_loc run or a backbone written by "
-            "tools/export_backbone.py"
-        )
-    backbone = load_backbone(file)
+    if format_of(content) == CHECKPOINT_FORMAT:
+        return _opened_method(check_format(content, file, CHECKPOINT_FORMAT), file, label, where)
+    return _opened_trunk(backbone_in(content, file), file, label, where)
+
+
+def _opened_trunk(backbone: BackboneFile, file: Path, label: str, device: torch.device) -> Weights:
+    digest = backbone.meta["digest"]
+    backbone = in_rgb(backbone, file)
     # A trunk from other code has no config of ours.
-    ours = _restore(backbone.meta["config"]) if "config" in backbone.meta else None
-    return Weights(
-        str(file), label or file.stem, "backbone", backbone.meta["digest"], ours, backbone.meta, where, backbone.model
-    )
+    cfg = _restore(backbone.meta["config"]) if "config" in backbone.meta else None
+    return Weights(str(file), label or file.stem, "backbone", digest, cfg, backbone.meta, device, backbone.model)
 
 
-def _open_checkpoint(file: Path, label: str, device: torch.device) -> Weights:
-    checkpoint = load_checkpoint(file)
+def _opened_method(checkpoint: dict[str, Any], file: Path, label: str, device: torch.device) -> Weights:
     state = method_state(checkpoint)
     # OUTPUT_DIR/checkpoints/iter_X.pth: the run folder's name says more than the file's.
     run = file.resolve().parent.parent.name if file.resolve().parent.name == FOLDER else file.stem

@@ -138,15 +138,10 @@ def find_trunk(recipe: Recipe, weights: str) -> Trunk:
 
 
 def read_trunk(path: str) -> Trunk:
-    """Read an exported backbone, or any other file of a trunk that can be verified."""
+    """Read a run's trunk, an exported backbone, or any other file with a trunk."""
     from ssl_loc.checkpoint.backbone_source import read_backbone
 
-    if Path(path).is_dir():
-        raise WeightsError(
-            f"{path} is a folder; expected a backbone file: run tools/export_backbone.py {path} --out backbone.pth if "
-            "it is the OUTPUT_DIR of a pretraining, and give --weights backbone.pth"
-        )
-    if not Path(path).is_file():
+    if not Path(path).exists():
         raise WeightsError(
             f"no weight file {path}; expected a backbone exported by tools/export_backbone.py, or --weights random"
         )

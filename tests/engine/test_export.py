@@ -147,7 +147,7 @@ def test_export_tool(
     assert call(monkeypatch, "export_backbone", tmp_path / "tv.pth", *words) == 0
     assert load_backbone(tmp_path / "again.pth").meta["digest"] == load_backbone(tmp_path / "b.pth").meta["digest"]
     assert call(monkeypatch, "export_backbone", run, "--out", tmp_path / "c.pth", "--prefix", "x.") == 2
-    assert "also needs --meta" in capsys.readouterr().err
+    assert "are for other code's checkpoints" in capsys.readouterr().err
 
 
 def test_train_tool_help_and_errors(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from engine_runs import cast_keys, tiny_cfg
 
-from ssl_loc.checkpoint.backbone_export import export_backbone, load_backbone
+from ssl_loc.checkpoint import export_backbone, load_backbone
 from ssl_loc.engine import train
 from ssl_loc.modeling import build_backbone_from_description
 from ssl_loc.utils.errors import WeightsError

@@ -64,7 +64,7 @@ def test_other_files_are_refused_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="no file .*run folder"):
         open_weights(str(tmp_path / "none.pth"))
     torch.save({"state_dict": {"module.encoder_q.conv1.weight": torch.zeros(1)}}, tmp_path / "moco.pth")
-    with pytest.raises(WeightsError, match="MoCo.*expected a checkpoint of an ssl_loc run"):
+    with pytest.raises(WeightsError, match="MoCo.*no ResNet is in it"):
         open_weights(str(tmp_path / "moco.pth"))
     with pytest.raises(ConfigError, match="auto, cpu or cuda"):
         open_weights(str(tmp_path / "moco.pth"), "gpu")

@@ -12,7 +12,7 @@ import torch
 from helpers.detection_recipe import CONFIGS
 from torch import Tensor, nn
 
-from ssl_loc.checkpoint.backbone_export import BackboneFile
+from ssl_loc.checkpoint.backbone_file import BackboneFile
 from ssl_loc.checkpoint.backbone_formats import write_backbone
 from ssl_loc.checkpoint.files import tensor_digest
 from ssl_loc.modeling.backbone import build_backbone_from_description

@@ -16,7 +16,7 @@ from helpers.detection_data import draw_detection_data
 from helpers.detection_recipe import CONFIGS, tiny_recipe
 from torch import Tensor, nn
 
-from ssl_loc.checkpoint.backbone_export import BackboneFile
+from ssl_loc.checkpoint.backbone_file import BackboneFile
 from ssl_loc.checkpoint.backbone_formats import write_backbone
 from ssl_loc.checkpoint.files import tensor_digest, write_torch_file
 from ssl_loc.modeling.backbone import build_backbone_from_description
@@ -170,7 +170,7 @@ def test_weights_that_would_not_be_matched_are_refused(engine: str, tmp_path: Pa
             run_transfer(recipe, str(path), engine)
 
     refused(drawn_trunk(narrow, prefix="backbone.")[1], "'backbone.conv1.weight' is not a tensor of a ResNet trunk")
-    refused(drawn_trunk(narrow)[1], "a plain ResNet state dict .*no given.pth.json beside it", "bare")
+    refused(drawn_trunk(narrow)[1], "no whole basic ResNet .*blocks may be missing; .*in a json beside it", "bare")
     file = drawn_trunk(narrow)[1]
     half = {key: value for key, value in file.model.items() if not key.startswith("layer4")}
     name = "res5.0.conv1.weight" if engine == "detectron2" else "layer4.0.conv1.weight"

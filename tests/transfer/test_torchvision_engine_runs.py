@@ -139,9 +139,7 @@ def test_folders_and_files_of_another_kind_say_what_to_give(names: dict[str, str
     recipe = tiny_recipe("C4", names, tmp_path / "out")
     run_folder = tmp_path / "pretrained"
     run_folder.mkdir()
-    refused(
-        run_folder, "pretrained is a folder; .* run tools/export_backbone.py .*pretrained --out backbone.pth", False
-    )
+    refused(run_folder, "pretrained holds no run .*expected a run's OUTPUT_DIR or a .pth file", False)
     refused(run_folder, "pretrained is a folder; --eval-only expects the file .*pretrained/model_final.pth", True)
     trunk = random_trunk(recipe)
     content = {"format": "ssl_loc.backbone", "version": 1, "model": trunk.state, "meta": {}}
