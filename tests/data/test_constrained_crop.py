@@ -276,6 +276,28 @@ def test_map_is_summed_once_for_both_views(monkeypatch: pytest.MonkeyPatch) -> N
     assert len(made) == 1
 
 
+def test_second_constraint_needs_the_whole_image_not_the_first_place() -> None:
+    """What leaves every pixel in its place may come before; what cuts or moves is refused at build."""
+    sample = make_sample(mask=box_mask(96, 128, (10, 10, 120, 90)))
+    sample.graded = sample.saliency
+    keys = {"SECOND_CONSTRAINT": "all", "PHI": 0.5}
+    plain = [["SaliencyConstrainedCrop"]] * 2
+    for before in (["ColorJitter"], [{"CopyPaste": {"PROB": 1.0}}], ["CopyPaste", "ColorJitter"]):
+        mixed = [[*before, "SaliencyConstrainedCrop"]] * 2
+        for index in range(5):
+            views = [
+                augment(sample, build_pipelines(make_cfg(steps, CONSTRAINED_CROP=keys)), Streams(0, 0, index))
+                for steps in (plain, mixed)
+            ]
+            assert [view.geometry for view in views[0]] == [view.geometry for view in views[1]]
+    for before in ("RandomFlip", "RandomResizedCrop"):
+        cfg = make_cfg([[before, "SaliencyConstrainedCrop"]] * 2, CONSTRAINED_CROP=keys)
+        words = f"SaliencyConstrainedCrop after {before}; .* whole image .as AUGMENT.CONSTRAINED_CROP.SECOND_CONSTRAINT"
+        with pytest.raises(ConfigError, match=words):
+            build_pipelines(cfg)
+        build_pipelines(make_cfg([[before, "SaliencyConstrainedCrop"]] * 2))
+
+
 def test_small_map_gives_nearly_the_same_choice() -> None:
     full = box_mask(480, 640, (200, 120, 420, 340))
     small = full[2::4, 2::4].contiguous()

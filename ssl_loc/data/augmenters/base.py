@@ -62,6 +62,7 @@ class Augmenter(ABC):
         after_deferred: True if it may run in the worker although it comes after something deferred.
         in_place: True if it leaves every pixel in its place, like the photometric ones.
         wants_whole: True if it must be given the whole image, so that only such steps may come before it.
+        whole_because: the setting that makes it so, for messages; "" = it always does.
         resizes: True if its views have one size whatever the image's; photos of several sizes need such a step.
     """
 
@@ -75,7 +76,8 @@ class Augmenter(ABC):
     deferrable: bool = False
     after_deferred: ClassVar[bool] = False
     in_place: ClassVar[bool] = False
-    wants_whole: ClassVar[bool] = False
+    wants_whole: bool = False
+    whole_because: str = ""
     resizes: ClassVar[bool] = False
 
     @abstractmethod

@@ -143,7 +143,8 @@ def order_problem(steps: Sequence[Augmenter], where: str) -> str:
     for step in steps:
         name = type(step).__name__
         if step.wants_whole and moved:
-            return f"{where} has {name} after {moved}; {name} needs the whole image, so put it first"
+            because = f" (as {step.whole_because})" if step.whole_because else ""
+            return f"{where} has {name} after {moved}; {name} needs the whole image{because}, so put it first"
         if not (step.photometric or step.in_place):
             moved = moved or name
     return ""

@@ -95,6 +95,10 @@ class SaliencyConstrainedCrop(RandomResizedCrop):
         if attempts < 1:
             raise ConfigError(f"AUGMENT.CONSTRAINED_CROP.ATTEMPTS is {attempts}; expected at least 1")
         self.phi, self.sampler, self.second_constraint, self.attempts = phi, sampler, second_constraint, attempts
+        if second_constraint == "all":
+            # The earlier views' crops are places in the whole image.
+            self.wants_whole = True
+            self.whole_because = "AUGMENT.CONSTRAINED_CROP.SECOND_CONSTRAINT is all"
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -177,15 +181,16 @@ class SaliencyConstrainedCrop(RandomResizedCrop):
         if view.mask is None:
             return None, []
         earlier = [v.geometry.visible for v in context.earlier] if self.second_constraint == "all" else []
+        if earlier and view.geometry != View.whole(context.sample).geometry:
+            raise ConfigError(
+                "AUGMENT.CONSTRAINED_CROP.SECOND_CONSTRAINT is 'all', but another augmenter cuts or moves the image "
+                "before SaliencyConstrainedCrop; put the crop first in AUGMENT.VIEWS"
+            )
         if view.image is context.sample.image:
             area = context.summed_area()
-            return area, [_rounded(box) for box in earlier]
-        if earlier:
-            raise ConfigError(
-                "AUGMENT.CONSTRAINED_CROP.SECOND_CONSTRAINT is 'all', but another augmenter changes the image before "
-                "SaliencyConstrainedCrop; put the crop first in AUGMENT.VIEWS"
-            )
-        return SummedArea(view.mask[0].numpy(), (view.image.shape[1], view.image.shape[2])), []
+        else:
+            area = SummedArea(view.mask[0].numpy(), (view.image.shape[1], view.image.shape[2]))
+        return area, [_rounded(box) for box in earlier]
 
 
 def _box(row: np.ndarray) -> Box:

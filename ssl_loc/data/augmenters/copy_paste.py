@@ -189,7 +189,8 @@ class CopyPaste(Augmenter):
         return View(from_hwc(self.compose(view, paste, whole)), view.mask, view.geometry, extra)
 
     def joined(self, following: Augmenter | None) -> Augmenter | None:
-        if isinstance(following, RandomResizedCrop) and not following.wants_whole:
+        # Only a crop that is a place and nothing else.
+        if isinstance(following, RandomResizedCrop) and type(following).__call__ is RandomResizedCrop.__call__:
             return PastedCrop(self, following)
         if self.min_fg_in_crop > 0:
             raise ConfigError(
