@@ -28,12 +28,11 @@ from ssl_loc.evaluation.backgrounds_head import (
     Head,
     NeighbourHead,
     class_answer,
-    fit_linear,
-    read_head,
 )
 from ssl_loc.evaluation.build import EVALUATOR_REGISTRY
 from ssl_loc.evaluation.data import EvalData, LabelledSplit
 from ssl_loc.evaluation.features import FeatureOptions, extract_split
+from ssl_loc.evaluation.linear_head import fit_linear, read_head
 from ssl_loc.evaluation.weights import Weights
 from ssl_loc.structures import Result
 from ssl_loc.utils.errors import ConfigError, check_choice
@@ -41,6 +40,8 @@ from ssl_loc.utils.errors import ConfigError, check_choice
 logger = logging.getLogger(__name__)
 
 TRAINED = ("linear", "knn")
+# Stands for the label of the weights in the name of a head's file.
+LABEL = "{label}"
 GAP = ("mixed_same", "mixed_rand")
 
 
@@ -49,6 +50,7 @@ class Backgrounds:
     """Top-1 on the eight settings of the Backgrounds Challenge and BG-gap = mixed_same - mixed_rand."""
 
     version = "1"
+    seeded = False  # the head is fitted to convergence and nothing is drawn
 
     def __init__(
         self,
@@ -80,6 +82,8 @@ class Backgrounds:
         self.train, self.head, self.class_map, self.rule = train, head, class_map, rule
         self.settings, self.c, self.k, self.temperature, self.limit = list(settings), c, k, temperature, limit
         self.challenge, self.challenge_images = challenge, challenge_images
+        # File of a head -> digest of the weights that it serves.
+        self._owners: dict[str, str] = {}
         self.features = replace(features or FeatureOptions(), transform="whole")
         self.train_transform = train_transform
 
@@ -93,7 +97,8 @@ class Backgrounds:
         # How its pictures become square: "whole" (as those of the settings) for pictures of their kind, "center"
         # (shorter side 256 / 224 of the size, central square) for photos as in ImageNet's folders.
         node.TRAIN_TRANSFORM = "whole"
-        # "linear" (logistic regression by L-BFGS), "knn" (KNN.K and KNN.T), or a file with fc.weight and fc.bias.
+        # "linear" (logistic regression by L-BFGS), "knn" (KNN.K and KNN.T), or a file with fc.weight and fc.bias, such
+        # as the linear protocol leaves in OUT/work/heads/. "{label}" in its name stands for the label of the weights.
         node.HEAD = "linear"
         # json with the class of every output of the head, -1 for none: in_to_in9.json for the 1000 classes of ImageNet.
         node.CLASS_MAP = ""
@@ -131,8 +136,22 @@ class Backgrounds:
         }
 
     def check_weights(self, weights: Weights) -> None:
-        """Every kind of weights has a trunk."""
+        """Every kind of weights has a trunk; a head from a file belongs to one of them."""
         weights.require_trunk()
+        if self.head in TRAINED:
+            return
+        file = self.head.replace(LABEL, weights.label)
+        if not Path(file).is_file():
+            raise ConfigError(
+                f"BACKGROUNDS.HEAD is '{self.head}' and there is no file {file}; expected linear, knn, or a file with "
+                "fc.weight and fc.bias (OUT/work/heads/ of tools/evaluate.py --protocol linear)"
+            )
+        self._owners.setdefault(file, weights.digest)
+        if self._owners[file] != weights.digest:
+            raise ConfigError(
+                f"BACKGROUNDS.HEAD {file} would be the head of several weights; each needs its own: put {LABEL} where "
+                f"their labels differ (heads/{LABEL}_seed0.pth)"
+            )
 
     def check_data(self, data: EvalData) -> None:
         """All settings with equal classes, and a head that can answer with them."""
@@ -189,8 +208,10 @@ class Backgrounds:
         details: dict[str, Any] = {"head": self.head, "map": self.rule if self.class_map else "none"}
         train = self._train_split()
         if train is None:
-            layer = read_head(self.head, weights.trunk().backbone.out_channels)
-            return layer, class_answer(layer.outputs, classes, self.class_map, self.rule), details
+            file = self.head.replace(LABEL, weights.label)
+            layer = read_head(file, weights.trunk().backbone.out_channels, weights.digest)
+            answer = class_answer(layer.outputs, classes, self.class_map, self.rule, layer.classes)
+            return layer, answer, details | {"head": file}
         outputs = len(train.classes)
         answer = class_answer(outputs, classes, self.class_map, self.rule, train.classes)
         x, y = extract_split(weights, train, replace(self.features, transform=self.train_transform))
@@ -198,7 +219,7 @@ class Backgrounds:
         if self.head == "knn":
             details |= {"k": min(self.k, len(y)), "temperature": self.temperature}
             return NeighbourHead(x, y, outputs, self.k, self.temperature), answer, details
-        return fit_linear(x, y, outputs, self.c), answer, details | {"C": self.c}
+        return fit_linear(x, y, outputs, self.c)[0], answer, details | {"C": self.c}
 
     def _leaks(self, data: EvalData, names: Sequence[str]) -> str:
         """Name of the setting that the head was fitted on, or ""; its number is then a training accuracy."""

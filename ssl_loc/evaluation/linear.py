@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from ssl_loc.config import CfgNode
 from ssl_loc.evaluation.build import EVALUATOR_REGISTRY
-from ssl_loc.evaluation.data import EvalData
+from ssl_loc.evaluation.data import EvalData, LabelledSplit
 from ssl_loc.evaluation.features import FeatureOptions, extract_split
+from ssl_loc.evaluation.linear_head import LinearHead, fit_linear, head_path, write_head
 from ssl_loc.evaluation.probe import INIT_STD, ProbeRun, Recipe, standardize, train_probes
 from ssl_loc.evaluation.probe_fit import ProbeFit, held_out
 from ssl_loc.evaluation.weights import Weights
@@ -112,9 +111,7 @@ class LinearProbe:
             seed=self.seed,
         )
         if self.solver == "lbfgs":
-            x, y = extract_split(weights, train, self.features)
-            xt, yt = extract_split(weights, val, self.features)
-            metrics, details = self._lbfgs(x, y, xt, yt)
+            metrics, details, layer = self._lbfgs(weights, train, val)
         else:
             (run,), chosen = fit.run("LINEAR.LRS")
             metrics = {"top1": run.last(chosen), "top1_best_epoch": run.best(chosen)}
@@ -124,15 +121,19 @@ class LinearProbe:
                 "lr_grid_last_best": run.grid(),
                 "seed": self.seed,
             }
+            layer = LinearHead(*run.layers[chosen])
+        if data.work:
+            file = head_path(data.work, weights.label, self.seed)
+            write_head(file, replace(layer, classes=tuple(train.classes)), weights)
+            details["head"] = str(file)
         details = {**fit.details(), **details, "solver": self.solver}
         return Result("linear", self.version, metrics, seed=self.seed, details=details)
 
-    def _lbfgs(self, x: Tensor, y: Tensor, xt: Tensor, yt: Tensor) -> tuple[dict, dict]:
-        from sklearn.linear_model import LogisticRegression
-
-        if self.standardize:
-            x, xt = standardize(x, xt)
-        model = LogisticRegression(C=self.c, max_iter=1000).fit(x.numpy(), y.numpy())
-        guess = torch.from_numpy(model.predict(xt.numpy()))
-        top1 = 100.0 * float((guess == yt).double().mean())
-        return {"top1": top1}, {"C": self.c, "iterations": int(model.n_iter_.max())}
+    def _lbfgs(
+        self, weights: Weights, train: LabelledSplit, val: LabelledSplit
+    ) -> tuple[dict[str, float], dict[str, Any], LinearHead]:
+        x, y = extract_split(weights, train, self.features)
+        xt, yt = extract_split(weights, val, self.features)
+        layer, iterations = fit_linear(x, y, len(train.classes), self.c, self.standardize)
+        top1 = 100.0 * float((layer(xt).argmax(1) == yt).double().mean())
+        return {"top1": top1}, {"C": self.c, "iterations": iterations}, layer

@@ -56,10 +56,11 @@ class Recipe:
 
 @dataclass
 class ProbeRun:
-    """Accuracy in percent of each learning rate (L,) after every epoch, shape (epochs, L)."""
+    """Accuracy in percent of each learning rate (L,) after every epoch, shape (epochs, L); its layers at the end."""
 
     lrs: list[float]
     accuracy: Tensor
+    layers: list[tuple[Tensor, Tensor]]
 
     def last(self, i: int) -> float:
         return float(self.accuracy[-1, i])
@@ -144,6 +145,17 @@ class ProbeBank:
                 p.sub_(update * (self.rates * factor).view(-1, *[1] * (p.dim() - 1)))
 
     @torch.no_grad()
+    def layer(self, i: int) -> tuple[Tensor, Tensor]:
+        """Weight (C, D) and bias (C,) of the i-th learning rate for features as they are: scale and norm folded in."""
+        ends = torch.stack([torch.zeros_like(self._mean), torch.ones_like(self._mean)]).cpu()
+        ends = self._scale(ends).to(self.device)
+        if self.norm:
+            ends = F.batch_norm(ends, self._mean, self._var, training=False)
+        # Both change every feature by a shift and a factor; where 0 and 1 go tells them.
+        shift, factor = ends[0], ends[1] - ends[0]
+        return (self.weight[i] * factor).cpu(), (self.bias[i] + self.weight[i] @ shift).cpu()
+
+    @torch.no_grad()
     def accuracy(self, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
         """Top-1 in percent per learning rate, float64 (L,), of these rows of features (N, D) and labels (N,)."""
         layers, classes = self.bias.shape
@@ -198,7 +210,10 @@ def run_probes(
                 bank.step(x, y, factor)
         for bank, x, found in zip(banks, test.features, accuracy, strict=True):
             found.append(bank.accuracy(x, test.labels, test.rows))
-    return [ProbeRun(list(lrs), torch.stack(found)) for found in accuracy]
+    return [
+        ProbeRun(list(lrs), torch.stack(found), [bank.layer(i) for i in range(len(lrs))])
+        for bank, found in zip(banks, accuracy, strict=True)
+    ]
 
 
 def train_probes(

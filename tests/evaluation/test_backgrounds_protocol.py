@@ -19,9 +19,12 @@ from ssl_loc.data.datasets.scenes.write import SetPlan, write_scenes
 from ssl_loc.evaluation import EvalData, Weights
 from ssl_loc.evaluation.backgrounds import Backgrounds, score
 from ssl_loc.evaluation.backgrounds_challenge import run_challenge
-from ssl_loc.evaluation.backgrounds_head import Answer, class_answer, fit_linear, read_head
-from ssl_loc.evaluation.features import FeatureOptions
+from ssl_loc.evaluation.backgrounds_head import Answer, class_answer
+from ssl_loc.evaluation.features import FeatureOptions, extract_split
+from ssl_loc.evaluation.linear import LinearProbe
+from ssl_loc.evaluation.linear_head import LinearHead, fit_linear, head_path, read_head, write_head
 from ssl_loc.evaluation.options import load_options
+from ssl_loc.evaluation.probe import Recipe
 from ssl_loc.evaluation.weights import Trunk
 from ssl_loc.structures import Result
 from ssl_loc.utils.errors import ConfigError, DataError, UserError, WeightsError
@@ -160,7 +163,7 @@ def test_training_classes_are_matched_by_name(root, weights, tmp_path) -> None:
     assert result.metrics["only_fg"] == 100.0
     (train / "02_blue" / "0.png").unlink()
     (train / "02_blue" / "1.png").unlink()
-    with pytest.raises(DataError, match=r"no class folder 02_blue \(1 of 3"):
+    with pytest.raises(DataError, match=r"no class 02_blue \(1 of 3"):
         run(root, weights, head="knn", train=str(train), k=1)
 
 
@@ -215,6 +218,43 @@ def test_heads_that_do_not_fit_are_refused(root, weights, tmp_path) -> None:
         Backgrounds()
     with pytest.raises(ConfigError, match="restrict_370.*CLASS_MAP"):
         Backgrounds(train="x", rule="restrict_370")
+
+
+def test_the_head_of_a_linear_probe_belongs_to_its_weights(root, weights, tmp_path) -> None:
+    # Written with its classes in another order and one more: outputs are matched by name.
+    rows = torch.tensor([[0.0, 0, 1], [0, 0, 0], [0, 1, 0], [1, 0, 0]])
+    layer = LinearHead(rows, torch.zeros(4), ("02_blue", "grey", "01_green", "00_red"))
+    file = head_path(tmp_path, weights.label, 0)
+    write_head(file, layer, weights)
+    result = run(root, weights, head=str(tmp_path / "heads" / "{label}_seed0.pth"))
+    assert result.metrics == pytest.approx(EXPECTED)
+    assert result.details["head"] == str(file)
+    other = ColourWeights("other", "other", "backbone", "another digest", None)
+    with pytest.raises(WeightsError, match="trunk digest; expected one of another digest"):
+        run(root, other, head=str(file))
+    evaluator = Backgrounds(head=str(file))
+    evaluator.check_weights(weights)
+    with pytest.raises(ConfigError, match="several weights.*{label}"):
+        evaluator.check_weights(other)
+
+
+@pytest.mark.parametrize("solver", ["sgd", "lbfgs"])
+def test_the_linear_protocol_leaves_its_layer(tmp_path, weights, solver) -> None:
+    for part, shift in (("train", 0), ("val", 3)):
+        for c, name in enumerate(CLASSES):
+            (tmp_path / part / name).mkdir(parents=True)
+            for i in range(4):
+                level = np.random.default_rng(c * 4 + i + shift).integers(0, 200, 3) + 40 * np.eye(3)[c]
+                image = np.full((SIDE, SIDE, 3), level, np.uint8)
+                Image.fromarray(image).save(tmp_path / part / name / f"{i}.png")
+    made = LinearProbe(solver, [0.1, 1.0], Recipe(20, 5), features=FeatureOptions(SIDE, 5))
+    data = EvalData(str(tmp_path), work=str(tmp_path / "work"))
+    result = made(weights, data)
+    layer = read_head(result.details["head"], 3, "digest")
+    assert layer.classes == tuple(CLASSES)
+    x, y = extract_split(weights, data.labelled_splits()[1], FeatureOptions(SIDE, 5))
+    assert 100 * float((layer(x).argmax(1) == y).double().mean()) == pytest.approx(result.metrics["top1"])
+    assert 40 < result.metrics["top1"] < 100  # neither chance nor trivial
 
 
 def test_missing_settings_are_named_and_a_part_is_asked_for(root, weights, tmp_path) -> None:
@@ -316,7 +356,8 @@ def test_the_folded_layer_is_the_logistic_regression(classes, scale) -> None:
     y[y == classes - 1] = classes  # a gap: class number classes - 1 has no image
     x = torch.randn(60, 4, generator=g) * torch.tensor([1.0, 10, 0.1, 3]) + y[:, None] + 5
     test = torch.randn(40, 4, generator=g) * 3 + 6
-    layer = fit_linear(x, y, classes + 1, 0.7, scale)
+    layer, iterations = fit_linear(x, y, classes + 1, 0.7, scale)
+    assert iterations > 1
     scaler = StandardScaler(with_mean=scale, with_std=scale).fit(x.double().numpy())
     model = LogisticRegression(C=0.7, max_iter=1000).fit(scaler.transform(x.double().numpy()), y.numpy())
     logits = layer(test)
