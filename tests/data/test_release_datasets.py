@@ -127,19 +127,19 @@ def test_places_from_its_lists(tmp_path: Path) -> None:
     trees.places_lists(tmp_path)
     assert rows(f"places205:{tmp_path}:val") == [
         ("a/abbey/gsun_5", 0, None),
-        ("h/home/outdoor/gsun_6", 1, None),
+        ("h/hotel/outdoor/gsun_6", 1, None),
         ("o/office/gsun_4", 2, None),
     ]
-    assert get_dataset(f"places205:{tmp_path}:train").metadata["classes"] == ["a/abbey", "h/home/outdoor", "o/office"]
+    assert get_dataset(f"places205:{tmp_path}:train").metadata["classes"] == ["a/abbey", "h/hotel/outdoor", "o/office"]
 
 
 def test_places_from_folders_whose_last_names_repeat(tmp_path: Path) -> None:
-    for place in ("h/home/outdoor", "c/cafe/outdoor", "a/abbey"):
+    for place in ("h/hotel/outdoor", "c/cafe/outdoor", "a/abbey"):
         trees.picture(tmp_path / "train" / place / "x.jpg")
     assert rows(f"places205:{tmp_path}:train") == [
         ("a/abbey/x", 0, None),
         ("c/cafe/outdoor/x", 1, None),
-        ("h/home/outdoor/x", 2, None),
+        ("h/hotel/outdoor/x", 2, None),
     ]
 
 

@@ -135,8 +135,8 @@ def imagenet(folder: Path) -> Path:
 
 
 def places_lists(folder: Path) -> Path:
-    rows = {"train": ["a/abbey/gsun_1.jpg 0", "o/office/gsun_2.jpg 2", "h/home/outdoor/gsun_3.jpg 1"]}
-    rows["val"] = ["o/office/gsun_4.jpg 2", "a/abbey/gsun_5.jpg 0", "h/home/outdoor/gsun_6.jpg 1"]
+    rows = {"train": ["a/abbey/gsun_1.jpg 0", "o/office/gsun_2.jpg 2", "h/hotel/outdoor/gsun_3.jpg 1"]}
+    rows["val"] = ["o/office/gsun_4.jpg 2", "a/abbey/gsun_5.jpg 0", "h/hotel/outdoor/gsun_6.jpg 1"]
     for split, found in rows.items():
         lines(folder / "trainvalsplit_places205" / f"{split}_places205.csv", *found)
         for row in found:
