@@ -14,9 +14,8 @@ from ssl_loc.visualization.labels import wrap_title
 from ssl_loc.visualization.report import Spread
 from ssl_loc.visualization.style import INK, figure, look
 
-COLUMNS = 3
-# Inches: a row of panels, a panel without its bars, a bar.
-_WIDTH, _PANEL, _BAR = 11.0, 0.9, 0.28
+# Inches: grouped bars, one panel, a panel without its bars, a bar. Three panels fill the page.
+_WIDTH, _PANEL_WIDTH, _PANEL, _BAR = 11.0, 3.05, 0.9, 0.28
 
 
 @dataclass(frozen=True)
@@ -42,24 +41,19 @@ class Bars:
         return {name: value for name, value in self.values.items() if value is not None}
 
 
-def bars_figure(panels: Sequence[Bars], colors: Mapping[str, str]) -> Figure:
-    """Horizontal bars, a panel each; ``colors``: name -> its colour, the same in every panel."""
-    columns = min(COLUMNS, len(panels))
-    rows = math.ceil(len(panels) / columns)
-    bars = [max(len(p.shown()) for p in panels[r * columns : (r + 1) * columns]) for r in range(rows)]
-    with look():
-        fig = figure(_WIDTH * columns / COLUMNS, sum(_PANEL + _BAR * n for n in bars))
-        axes = fig.subplots(rows, columns, squeeze=False, height_ratios=[_PANEL + _BAR * n for n in bars])
-        for i, ax in enumerate(axes.flatten()):
-            if i < len(panels):
-                _draw(ax, panels[i], bars[i // columns], colors)
-            else:
-                ax.set_visible(False)
-    return fig
+def bars_figures(panels: Sequence[Bars], colors: Mapping[str, str]) -> list[Figure]:
+    """Horizontal bars, a small figure per panel, so that a page can set them side by side or below each other;
+    ``colors``: name -> its colour, the same in every panel."""
+    figures = []
+    for panel in panels:
+        with look():
+            fig = figure(_PANEL_WIDTH, _PANEL + _BAR * len(panel.shown()))
+            _draw(fig.add_subplot(), panel, colors)
+        figures.append(fig)
+    return figures
 
 
-def _draw(ax: Axes, panel: Bars, room: int, colors: Mapping[str, str]) -> None:
-    """``room``: bars of the longest panel beside it, so that bars of one row of panels are equally thick."""
+def _draw(ax: Axes, panel: Bars, colors: Mapping[str, str]) -> None:
     shown, tops = panel.shown(), []
     for y, (name, value) in enumerate(shown.items()):
         mean, std = _parts(value)
@@ -68,7 +62,7 @@ def _draw(ax: Axes, panel: Bars, room: int, colors: Mapping[str, str]) -> None:
         ax.annotate(_label(mean, std), end, xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
         tops.append(mean + std)
     ax.set_yticks(range(len(shown)), [wrap_title(name, 1.2, 10) for name in shown])
-    ax.set_ylim(room - 0.5, -0.5)
+    ax.set_ylim(len(shown) - 0.5, -0.5)
     ax.grid(axis="y", visible=False)
     low, high = min([0.0, *tops]), max([0.0, *tops, panel.chance or 0.0]) or 1.0
     # Room for the number behind the longest bar.

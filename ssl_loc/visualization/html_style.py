@@ -49,6 +49,8 @@ figure { margin: 16px 0 26px; }
 figure img { display: block; max-width: 100%; height: auto; background: #fff;
   border: 1px solid var(--line); border-radius: 6px; }
 figure.wide img { min-width: 680px; }
+div.gallery { display: flex; flex-wrap: wrap; gap: 14px; align-items: flex-start; margin: 16px 0 8px; }
+.gallery figure { margin: 0; max-width: 100%; }
 figcaption { color: var(--soft); font-size: .9rem; margin-top: 8px; max-width: 84ch; }
 details { margin: 8px 0 14px; border: 1px solid var(--line); border-radius: 6px; padding: 8px 12px;
   background: var(--band); }

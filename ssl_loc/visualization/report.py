@@ -63,12 +63,21 @@ class Table:
 @dataclass
 class Picture:
     """A figure with its caption. ``image`` is a matplotlib figure, PNG bytes, or the path of a PNG. ``wide`` pictures
-    keep a readable width on a phone and scroll sideways.
+    keep a readable width on a phone and scroll sideways. ``alt`` is read aloud where there is no caption.
     """
 
     image: Figure | bytes | str | Path
     caption: str = ""
     wide: bool = False
+    alt: str = ""
+
+
+@dataclass
+class Gallery:
+    """Pictures beside each other where the screen is wide enough, below each other on a phone, with one caption."""
+
+    pictures: Sequence[Picture]
+    caption: str = ""
 
 
 @dataclass
@@ -85,7 +94,7 @@ class Section:
     heading: str
     text: str = ""
     tables: Sequence[Table] = ()
-    figures: Sequence[Picture] = ()
+    figures: Sequence[Picture | Gallery] = ()
     folded: dict[str, str] = field(default_factory=dict)
 
 
@@ -113,7 +122,7 @@ def _section(section: Section, anchor: str) -> str:
     paragraphs = [p.strip() for p in section.text.split("\n\n") if p.strip()]
     parts = [f"<p>{_text(p)}</p>\n" for p in paragraphs]
     parts += [_table(t) for t in section.tables]
-    parts += [_picture(p) for p in section.figures]
+    parts += [_gallery(p) if isinstance(p, Gallery) else _picture(p) for p in section.figures]
     parts += [
         f"<details><summary>{_text(name)}</summary><pre>{_text(text)}</pre></details>\n"
         for name, text in section.folded.items()
@@ -158,9 +167,14 @@ def _picture(picture: Picture) -> str:
     elif not isinstance(image, bytes):
         image = Path(image).read_bytes()
     caption = f"<figcaption>{_text(picture.caption)}</figcaption>" if picture.caption else ""
-    tag = f'<img alt="{_text(picture.caption or "figure")}" src="{to_data_uri(image)}">'
+    tag = f'<img alt="{_text(picture.caption or picture.alt or "figure")}" src="{to_data_uri(image)}">'
     inner = f'<div class="scroll">{tag}</div>' if picture.wide else tag
     return f"<figure{' class=wide' if picture.wide else ''}>{inner}{caption}</figure>\n"
+
+
+def _gallery(gallery: Gallery) -> str:
+    caption = f'<p class="soft">{_text(gallery.caption)}</p>\n' if gallery.caption else ""
+    return f'<div class="gallery">{"".join(map(_picture, gallery.pictures))}</div>\n{caption}'
 
 
 def format_column(values: Sequence[Any], decimals: int | None = None) -> list[str]:

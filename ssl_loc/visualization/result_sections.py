@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ssl_loc.evaluation.results import data_name, protocol_name, spread_of
-from ssl_loc.visualization.bars import Bars, bars_figure, grouped_bars_figure
+from ssl_loc.visualization.bars import Bars, bars_figures, grouped_bars_figure
 from ssl_loc.visualization.density import density_figure
 from ssl_loc.visualization.labels import number_repeats, short_data_names
 from ssl_loc.visualization.metric_names import HEADLINES, LOWER_IS_BETTER, NEUTRAL, SETTINGS, metric_name
-from ssl_loc.visualization.report import Picture, Section, Spread, Table, build_report
+from ssl_loc.visualization.report import Gallery, Picture, Section, Spread, Table, build_report
 from ssl_loc.visualization.style import method_colors
 
 HTML = "comparison.html"
@@ -66,8 +66,9 @@ def glance_section(results: Results) -> Section:
     caption += (
         "Whiskers: deviation over seeds." if any(isinstance(c, Spread) for row in rows.values() for c in row) else ""
     )
-    picture = Picture(bars_figure(bars, weight_colors(results)), caption, wide=True)
-    return Section("At a glance", text, [table], [picture])
+    drawn = bars_figures(bars, weight_colors(results))
+    pictures = [Picture(fig, alt=f"{panel.title}: {panel.unit}") for fig, panel in zip(drawn, bars, strict=True)]
+    return Section("At a glance", text, [table], [Gallery(pictures, caption)])
 
 
 def numbers_section(results: Results) -> Section:

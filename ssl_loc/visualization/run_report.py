@@ -43,6 +43,8 @@ KEY_SETTINGS: dict[str, Callable[[CfgNode], Any]] = {
     "length": lambda c: f"{c.SOLVER.MAX_ITER} steps" if c.SOLVER.MAX_ITER else f"{c.SOLVER.EPOCHS:g} epochs",
     "seed": lambda c: c.SEED,
 }
+# Ways of making views that one report draws.
+PIPELINES = 3
 VIEWS_HEADING = "What the network sees"
 CAMS_HEADING = "Where the models look"
 
@@ -83,19 +85,31 @@ def curves_section(runs: Sequence[Run]) -> Section:
 
 
 def views_section(runs: Sequence[RunFolder], count: int = 5) -> Section:
-    """Views of one run: of several the one with the strictest crops, where the constraint is seen at work.
+    """Views of every run that makes them in its own way, at most ``PIPELINES``, the strictest crops first.
 
     Where its data is gone (a report made elsewhere) the section says so instead.
     """
     configs = {run: read_run_config(run.path) for run in runs}
-    run = max(runs, key=lambda r: (configs[r].DATA.MASKS.SOURCE != "none", crops_of(configs[r])))
-    try:
-        rows = sample_views(configs[run], count)
-    except DataError as error:
-        logger.warning("no views in the report: %s", error)
-        return Section(VIEWS_HEADING, text=f"Not drawn, because the training data is not here: {error}")
-    caption = f"{run.label}, first epoch. {views_caption(rows)}"
-    return Section(VIEWS_HEADING, figures=[Picture(views_figure(rows), caption, wide=True)])
+    ordered = sorted(runs, key=lambda r: (configs[r].DATA.MASKS.SOURCE != "none", crops_of(configs[r])), reverse=True)
+    distinct: dict[str, list[RunFolder]] = {}
+    for run in ordered:
+        distinct.setdefault(_pipeline(configs[run]), []).append(run)
+    figures, missing = [], []
+    for alike in list(distinct.values())[:PIPELINES]:
+        names = ", ".join(run.label for run in alike)
+        try:
+            rows = sample_views(configs[alike[0]], count)
+        except DataError as error:
+            logger.warning("no views in the report: %s", error)
+            missing.append(f"{names}: not drawn, because the training data is not here: {error}")
+            continue
+        figures.append(Picture(views_figure(rows), f"{names}, first epoch. {views_caption(rows)}", wide=True))
+    return Section(VIEWS_HEADING, "\n\n".join(missing), figures=figures)
+
+
+def _pipeline(cfg: CfgNode) -> str:
+    """What decides how views are made; the values of steps that are not used may differ all the same."""
+    return f"{cfg.AUGMENT.VIEWS} {cfg.AUGMENT.CONSTRAINED_CROP.PHI} {cfg.DATA.MASKS.SOURCE}"
 
 
 def cams_section(weights: Sequence[Weights], data: EvalData, protocol: Grounding, count: int = 6) -> Section:
