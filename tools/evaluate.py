@@ -7,6 +7,7 @@ import argparse
 import logging
 from pathlib import Path
 
+from ssl_loc.config.imports_option import imports_option
 from ssl_loc.engine.signals import STATUS_BASE, RunStopped
 from ssl_loc.evaluation import EVALUATOR_REGISTRY, EvalData, open_maps, open_weights
 from ssl_loc.evaluation.comparison import terminal_table, write_comparison
@@ -36,6 +37,9 @@ examples:
   # Fine-tuning on a published set; the same command continues a stopped run (finetune_quick.yaml: minutes on a CPU).
   python tools/evaluate.py --protocol finetune --config-file configs/eval/finetune_cub.yaml --weights output/byol \\
       --data cub_train,cub_test --out output/eval --seeds 3
+  # A paper's protocol from configs/eval, with its published numbers beside yours; stopped, the same command goes on.
+  python tools/evaluate.py --protocol svm --config-file configs/eval/voc07_svm_cast.yaml --weights output/cast \
+      --data voc:VOCdevkit:2007 --out output/eval
   # How good are saliency maps? Folders of maps (any producer) against masks, by name; the first one is the reference.
   python tools/evaluate.py --protocol saliency --maps RBD=maps/rbd maps/mc --masks folder:masks --out output/maps
   # Options of a protocol (see its file), from the command line or from a yaml in configs/eval.
@@ -45,6 +49,7 @@ examples:
 
 
 def parse_args() -> argparse.Namespace:
+    project = imports_option()
     protocols = "\n".join(
         f"  {name:<10} v{cls.version}  {(cls.__doc__ or '').splitlines()[0]}" for name, cls in EVALUATOR_REGISTRY
     )
@@ -52,6 +57,7 @@ def parse_args() -> argparse.Namespace:
         description=__doc__,
         epilog=EXAMPLES.format(protocols=protocols),
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[project],
     )
     parser.add_argument("--protocol", required=True, metavar="P[,P]", help="protocols, separated by commas")
     what = parser.add_mutually_exclusive_group(required=True)
@@ -100,11 +106,14 @@ def main() -> int:
     results = read_results([args.out])
     table = write_comparison(results, args.out)
     print(f"\n{terminal_table(results)}\n")
+    from ssl_loc.visualization.result_sections import write_comparison_html  # draws: not needed by --help
+
+    page = write_comparison_html(results, args.out)
     if args.maps:
         from ssl_loc.visualization.map_curves import write_map_curves
 
         print(f"{errors_table(results)}\n\nwrote {write_map_curves(results, args.out)}\n")
-    logging.getLogger(__name__).info("comparison of everything in %s: %s", args.out, table)
+    logging.getLogger(__name__).info("comparison of everything in %s: %s and %s", args.out, table, page)
     return 0
 
 

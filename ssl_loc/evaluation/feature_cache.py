@@ -41,7 +41,7 @@ class FeatureCache:
     def __init__(self, folder: str | os.PathLike) -> None:
         self.folder = Path(folder)
 
-    def load(self, key: dict[str, Any]) -> Tensor | None:
+    def load(self, key: dict[str, Any], say: bool = True) -> Tensor | None:
         """The features of ``key``, float32 (N, D) mapped from disk (writes to it stay in memory); None if they are not
         there. A damaged file is named in a warning and counts as not there.
         """
@@ -60,7 +60,8 @@ class FeatureCache:
         except (DataError, ValueError, OSError, KeyError, TypeError, EOFError) as error:
             logger.warning("stored features are damaged and are taken anew: %s", error)
             return None
-        logger.info("features from %s (%d x %d)", data, *features.shape)
+        if say:
+            logger.info("features from %s (%d x %d)", data, *features.shape)
         return torch.from_numpy(features)
 
     def read_back(self, key: dict[str, Any]) -> Tensor:
@@ -69,7 +70,7 @@ class FeatureCache:
         Raises:
             DataError: they are not what was written.
         """
-        features = self.load(key)
+        features = self.load(key, say=False)
         if features is None:
             raise DataError(
                 f"features written to {self.folder} cannot be read back; check the disk, or use --cache off"

@@ -30,7 +30,7 @@ from ssl_loc.evaluation.feature_cache import FeatureCache
 from ssl_loc.evaluation.weights import Trunk, Weights
 from ssl_loc.modeling import Backbone
 from ssl_loc.utils.env import package_version
-from ssl_loc.utils.errors import ConfigError, UserError
+from ssl_loc.utils.errors import ConfigError, DataError, UserError
 from ssl_loc.utils.precision import full_precision
 from ssl_loc.utils.progress import progress_bar
 
@@ -142,6 +142,8 @@ def _take(
         bar = stack.enter_context(progress_bar(total=len(source), desc=f"features of {source.name}", unit="image"))
         for images in load_batches(source, size, options):
             for pool, features in zip(pools, pool_images(trunk, images, pools), strict=True):
+                if not bool(features.isfinite().all()):
+                    raise DataError(f"features of {source.name} are not finite: the weights hold NaN or are too large")
                 writers[pool].put(features) if writers else rows[pool].append(features)
             bar.update(len(images))
     assert state_digest(trunk.backbone) == before, "the frozen trunk changed while its features were taken"
