@@ -15,9 +15,11 @@ from ssl_loc.checkpoint import export_backbone, load_backbone
 from ssl_loc.compatibility import Cell, Matrix
 from ssl_loc.components import get_cfg
 from ssl_loc.config import CfgNode
+from ssl_loc.data.augmenters import AUGMENTER_REGISTRY
 from ssl_loc.data.build import build_pretrain_loader
 from ssl_loc.engine import train
 from ssl_loc.engine.run import build_step
+from ssl_loc.losses import LOSS_REGISTRY
 from ssl_loc.modeling import METHOD_REGISTRY
 from ssl_loc.structures import MethodOutput
 from ssl_loc.transfer.recipe import load_recipe
@@ -28,8 +30,13 @@ Data = tuple[Path, Path]
 RECIPE = Path(__file__).parents[2] / "configs" / "detection" / "quick" / "voc_R18_FPN.yaml"
 MATRIX = Matrix(get_cfg())
 # The package's own parts: a test that imports a project must not add to those of others.
-METHODS = [name for name, part in METHOD_REGISTRY if part.__module__.startswith("ssl_loc.")]
-CELLS = [cell for cell in MATRIX.cells() if cell.possible and cell.method in METHODS]
+PARTS = {
+    name
+    for registry in (METHOD_REGISTRY, AUGMENTER_REGISTRY, LOSS_REGISTRY)
+    for name, part in registry
+    if part.__module__.startswith("ssl_loc.")
+}
+CELLS = [cell for cell in MATRIX.cells() if cell.possible and {cell.method, cell.augmenter, cell.loss} <= PARTS]
 # What no cell has by itself: two losses, two augmenters, one view. (method, views, losses)
 PASTE, SWAP, CROP = "CopyPaste", "SaliencySwap", "SaliencyConstrainedCrop"
 MIXTURES = {

@@ -1,0 +1,32 @@
+"""The quick yamls of mixtures are what their names say: the parts of two methods and nothing else."""
+
+from __future__ import annotations
+
+from helpers.config_differences import differences
+
+
+def _changes(base: str, other: str) -> dict:
+    found = differences(f"quick/{base}.yaml", f"quick/{other}.yaml")
+    found.pop("OUTPUT_DIR")
+    return found
+
+
+def test_cast_x_dilo_is_cast_with_the_paste_of_dilo() -> None:
+    views = [["CopyPaste", "SaliencyConstrainedCrop", "ColorJitter", "RandomGrayscale", "RandomFlip"]] * 2
+    assert _changes("cast", "cast_dilo") == {"AUGMENT.VIEWS": views}
+    cast_keys = _changes("moco", "cast").keys() - {"AUGMENT.VIEWS", "DATA.MASKS.SOURCE", "DATA.MASKS.ROOT"}
+    assert _changes("dilo", "cast_dilo").keys() == cast_keys | {"AUGMENT.VIEWS"}
+
+
+def test_cast_on_byol_is_byol_with_the_plugs_of_cast() -> None:
+    plugs = _changes("moco", "cast")
+    assert plugs.pop("LOSS.NAMES") == ["InfoNCE", "GradCAMAttention"]
+    assert _changes("byol", "cast_byol") == {**plugs, "LOSS.NAMES": ["NegativeCosine", "GradCAMAttention"]}
+
+
+def test_cvsa_on_moco_is_its_view_generator_with_the_alignment_of_cvsa() -> None:
+    plugs = _changes("byol_ss", "cvsa")
+    assert plugs.pop("LOSS.NAMES") == ["NegativeCosine", "CrossViewAlignment"]
+    # The scale of BYOL's own loss beside the alignment.
+    assert plugs.pop("LOSS.NEGATIVE_COSINE.FORM") == "half"
+    assert _changes("moco_ss", "moco_cvsa") == {**plugs, "LOSS.NAMES": ["InfoNCE", "CrossViewAlignment"]}
