@@ -72,6 +72,9 @@ def test_a_missing_part_is_named_with_its_place(tree: str, part: str, tmp_path: 
     assert shown in text
     assert str(root) in text
     assert "expected layout" in text
+    counts = {"images": "11,788" if tree == "cub" else "48,562", "cars_train": "8,144", "cars_test": "8,041"}
+    counts |= {"car_ims": "16,185", "data/images": "10,000", "train_val2018": "461,939", "train": "1,281,167"}
+    assert part not in counts or f"{part}/ with {counts[part]} images" in text
 
 
 def test_all_missing_parts_in_one_sentence(tmp_path: Path) -> None:
@@ -80,7 +83,7 @@ def test_all_missing_parts_in_one_sentence(tmp_path: Path) -> None:
         remove(root / part)
     (root / "images.tgz").touch()
     text = error(f"cub:{tmp_path}:train")
-    assert "images.txt, classes.txt, images/ (3 of 6 parts of CUB-200-2011)" in text
+    assert "images.txt, classes.txt, images/ with 11,788 images (3 of 6 parts of CUB-200-2011)" in text
     assert "found there: bounding_boxes.txt, image_class_labels.txt, images.tgz, train_test_split.txt" in text
     assert "unpack images.tgz" in text
 

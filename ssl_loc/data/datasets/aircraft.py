@@ -44,7 +44,8 @@ def load_aircraft_with_banner(directory: str, split: str, *, annotations: bool =
 def _load(scheme: str, directory: str, split: str, annotations: bool, trim_bottom: int) -> Dataset:
     AIRCRAFT.check_split(split)
     list_name = f"data/images_variant_{split}.txt"
-    root = AIRCRAFT.locate(directory, [list_name, VARIANTS, FOLDER, *([BOXES] if annotations else [])])
+    needs = [list_name, VARIANTS, FOLDER, *([BOXES] if annotations else [])]
+    root = AIRCRAFT.locate(directory, needs, AIRCRAFT.counts["trainval"] + AIRCRAFT.counts["test"])
     names = read_lines(root / VARIANTS)
     index = {name: i for i, name in enumerate(names)}
     variants = {key: values[0] for key, values in read_table(root / list_name, 1).items()}

@@ -43,7 +43,8 @@ def load_nabirds(directory: str, split: str, *, annotations: bool = False) -> Da
 
 def _load(release: Release, scheme: str, directory: str, split: str, annotations: bool) -> Dataset:
     release.check_split(split)
-    root = release.locate(directory, [IMAGES, LABELS, SPLITS, CLASSES, FOLDER, *([BOXES] if annotations else [])])
+    needs = [IMAGES, LABELS, SPLITS, CLASSES, FOLDER, *([BOXES] if annotations else [])]
+    root = release.locate(directory, needs, sum(release.counts.values()))
     images = {key: values[0] for key, values in read_table(root / IMAGES, 1).items()}
     names, labels = _classes(root, images)
     boxes = _boxes(root, images) if annotations else {}

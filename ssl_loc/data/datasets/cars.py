@@ -52,20 +52,21 @@ def load_cars(directory: str, split: str, *, annotations: bool = False) -> Datas
 
 def _find(directory: str, split: str) -> tuple[Path, Path, str, bool]:
     """(root, list of annotations, folder of images, whether it is the single list)."""
+    count = CARS.counts[split]
     places = [Path(directory), *(Path(directory) / name for name in CARS.inside)]
     for place in places:
         if not absent(place, [FLAT]):
-            root = CARS.locate(place, [FLAT, FLAT_FOLDER])
+            root = CARS.locate(place, [FLAT, FLAT_FOLDER], sum(CARS.counts.values()))
             return root, root / FLAT, FLAT_FOLDER, True
     folder = f"cars_{split}/"
     if split == "train":
-        root = CARS.locate(directory, [META, TRAIN, folder])
+        root = CARS.locate(directory, [META, TRAIN, folder], count)
         return root, root / TRAIN, folder, False
     for place in places:
         if not absent(place, [f"devkit/{TEST}"]):
-            root = CARS.locate(place, [META, f"devkit/{TEST}", folder])
+            root = CARS.locate(place, [META, f"devkit/{TEST}", folder], count)
             return root, root / "devkit" / TEST, folder, False
-    root = CARS.locate(directory, [META, TEST, folder])
+    root = CARS.locate(directory, [META, TEST, folder], count)
     return root, root / TEST, folder, False
 
 

@@ -21,7 +21,7 @@ IMAGENET = Release("ImageNet-1k", (), {"train": 1281167, "val": 50000}, 1000)
 def load_imagenet(directory: str, split: str, *, annotations: bool = False) -> Dataset:
     """``imagenet:DIR:SPLIT`` -> images sorted by path; classes are the sorted folders; there are no boxes."""
     IMAGENET.check_split(split)
-    root = IMAGENET.locate(directory, [f"{split}/"]) / split
+    root = IMAGENET.locate(directory, [f"{split}/"], IMAGENET.counts[split]) / split
     spec = f"imagenet:{directory}:{split}"
     dataset = class_tree(spec, root, "imagenet")
     names = dataset.metadata["classes"]

@@ -23,7 +23,7 @@ FOLDER = "train_val2018/"
 def load_inat2018(directory: str, split: str, *, annotations: bool = False) -> Dataset:
     """``inat2018:DIR:SPLIT`` -> photos sorted by path, 8,142 classes; there are no boxes."""
     INAT2018.check_split(split)
-    root = INAT2018.locate(directory, [f"{split}2018.json", FOLDER])
+    root = INAT2018.locate(directory, [f"{split}2018.json", FOLDER], sum(INAT2018.counts.values()))
     file = root / f"{split}2018.json"
     files, labels, names = _read(file)
     images = root / FOLDER

@@ -43,8 +43,11 @@ class Release:
         if split not in self.counts:
             raise DataError(f"{self.name} has no split '{split}'; its splits: {', '.join(self.counts)}")
 
-    def locate(self, directory: str | os.PathLike, needs: Sequence[str]) -> Path:
+    def locate(self, directory: str | os.PathLike, needs: Sequence[str], images: int) -> Path:
         """The folder of the files: DIR or one folder below, whichever holds more of ``needs`` (folders end in "/").
+
+        Args:
+            images: number of images published in the folders among ``needs``, for the message.
 
         Raises:
             DataError: parts are missing there; names them all, and what was found instead.
@@ -54,7 +57,8 @@ class Release:
         gone = absent(root, needs)
         if gone:
             found = _listing(root if root.is_dir() else Path(directory))
-            what = f"{', '.join(gone)} ({len(gone)} of {len(needs)} parts of {self.name})"
+            said = [f"{part} with {images:,} images" if part.endswith("/") else part for part in gone]
+            what = f"{', '.join(said)} ({len(gone)} of {len(needs)} parts of {self.name})"
             raise missing(what, root, f"DIR/{{{', '.join(needs)}}}, as its archive unpacks; found there: {found}")
         return root
 
