@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ssl_loc.utils.cli import run_tool
 from ssl_loc.utils.logger import setup_logger
-from ssl_loc.visualization import commands
+from ssl_loc.visualization import commands, diagnosis_commands
 from ssl_loc.visualization.detections import MIN_SCORE
 
 EXAMPLES = """
@@ -20,6 +20,10 @@ examples:
   # Similarity Grad-CAM of several models side by side
   python tools/visualize.py cams --weights MoCo=output/moco CAST=output/cast --data folder:photos --masks folder:maps \\
       --out output/pictures
+  # The same for the class of a linear probe (any trunk); nearest neighbours; errors with their input gradients
+  python tools/visualize.py class_cams --weights MoCo=moco.pth --data TRAIN,VAL --out output/pictures
+  python tools/visualize.py neighbours --weights MoCo=moco.pth DiLo=dilo.pth --data TRAIN,VAL --out output/pictures
+  python tools/visualize.py gradients --weights MoCo=moco.pth DiLo=dilo.pth --data TRAIN,VAL --out output/pictures
   # Density of the grounding IoU, from results of tools/evaluate.py
   python tools/visualize.py density --results output/eval --out output/pictures
   # Training curves
@@ -43,7 +47,9 @@ FORMAT = argparse.RawDescriptionHelpFormatter
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES, formatter_class=FORMAT)
-    sub = parser.add_subparsers(required=True, metavar="{views,cams,density,curves,detections,matrix,report}")
+    sub = parser.add_subparsers(
+        required=True, metavar="{views,cams,class_cams,neighbours,gradients,density,curves,detections,matrix,report}"
+    )
 
     def command(name: str, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
         made = sub.add_parser(name, help=(run.__doc__ or "").splitlines()[0], description=run.__doc__)
@@ -62,8 +68,12 @@ def parse_args() -> argparse.Namespace:
     cams.add_argument("--count", type=int, default=8, help="images (default 8)")
     cams.add_argument("--set", nargs="+", default=[], metavar="KEY VALUE", dest="options", help="as in evaluate.py")
 
+    diagnosis_commands.add_commands(command)
     density = command("density", commands.density)
     curves = command("curves", commands.curves)
+    curves.add_argument(
+        "--panels", nargs="+", default=[], metavar="W", help="words of titles: rank loss (default: all)"
+    )
     detections = command("detections", commands.detections)
     detections.add_argument("--count", type=int, default=6, help="images (default 6)")
 

@@ -70,6 +70,13 @@ def open_masked(data: EvalData) -> tuple[Dataset, MaskReader]:
     return dataset, mask_reader(data.masks, dataset)
 
 
+def spread(total: int, count: int) -> list[int]:
+    """Up to ``4 * count`` places of ``total``: ``count`` evenly spread ones, then spares for images without mask."""
+    order = np.linspace(0, total - 1, min(total, 4 * count)).round().astype(int)
+    # Every fourth first: the spread stays even where no mask is empty.
+    return list(dict.fromkeys(int(i) for i in [*order[::4], *order[2::4], *order[1::4], *order[3::4]]))
+
+
 class GroundingCrops:
     """Pairs of crops, each covering at least ``phi`` of the salient area; no flip, no colour changes.
 
@@ -110,11 +117,8 @@ class GroundingCrops:
 
     def sample(self, count: int) -> CropBatch:
         """``count`` images (or all), evenly spread over those with a mask."""
-        order = np.linspace(0, len(self.records) - 1, min(len(self.records), 4 * count)).round().astype(int)
-        # Every fourth first: the spread stays even where no mask is empty, and there are spares where some are.
-        spread = [*order[::4], *order[2::4], *order[1::4], *order[3::4]]
         rows: list[CropBatch] = []
-        for i in dict.fromkeys(int(i) for i in spread):
+        for i in spread(len(self.records), count):
             row = self._row(self.records[i]) if len(rows) < count else None
             if row is not None:
                 rows.append(row)

@@ -15,7 +15,7 @@ from ssl_loc.data.eval_transforms import eval_transform
 from ssl_loc.data.image_io import read_image
 from ssl_loc.data.labelled import even_sample
 from ssl_loc.data.records import Record, RecordTable
-from ssl_loc.evaluation.crops import open_masked
+from ssl_loc.evaluation.crops import open_masked, spread
 from ssl_loc.evaluation.data import EvalData
 from ssl_loc.utils.errors import DataError
 
@@ -44,6 +44,12 @@ class PhotoBatch:
     labels: Tensor
     names: list[str]
     paths: list[str]
+
+    def select(self, rows: Sequence[int]) -> PhotoBatch:
+        """The photos at these places."""
+        i = torch.tensor(list(rows), dtype=torch.int64)
+        names, paths = ([words[row] for row in rows] for words in (self.names, self.paths))
+        return PhotoBatch(self.images[i], self.masks[i], self.labels[i], names, paths)
 
 
 class MaskedPhotos:
@@ -101,6 +107,22 @@ class MaskedPhotos:
                 "%d of %d images have no or an empty mask, %d have it outside of the central crop; they are left out"
             )
             logger.info(words, self.skipped, len(self.records), self.outside)
+
+    def sample(self, count: int) -> PhotoBatch:
+        """``count`` images (or all), evenly spread over those with a mask.
+
+        Raises:
+            DataError: no image has one.
+        """
+        order = spread(len(self.records), count)
+        rows: list[PhotoBatch] = []
+        for i in order:
+            row = self._row(self.records[i]) if len(rows) < count else None
+            if row is not None:
+                rows.append(row)
+        if not rows:
+            raise DataError(f"{self.name} has no image whose mask is not empty inside of the central crop")
+        return join(rows)
 
     def _row(self, record: Record) -> PhotoBatch | None:
         pixels = read_image(record.path, record.trim_bottom)

@@ -68,14 +68,14 @@ def open_photos(data: EvalData) -> tuple[Photos, Photos, bool]:
     """
     parts = two_parts(data.spec)
     if parts is None:
-        photos = _photos(_any_split(data.spec, data.limit))
+        photos = photos_of(_any_split(data.spec, data.limit))
         if len(photos) < 2:
             raise DataError(f"{data.spec} has {len(photos)} image; neighbours need at least two")
         return photos, photos, True
     bank, queries = (_any_split(part, data.limit) for part in parts)
     if bank.classes and queries.classes:
         bank, queries = data.labelled_splits()
-    return _photos(queries), _photos(bank), False
+    return photos_of(queries), photos_of(bank), False
 
 
 def _any_split(spec: str, limit: int) -> LabelledSplit:
@@ -87,7 +87,8 @@ def _any_split(spec: str, limit: int) -> LabelledSplit:
     return LabelledSplit(spec, records, [])
 
 
-def _photos(split: LabelledSplit) -> Photos:
+def photos_of(split: LabelledSplit) -> Photos:
+    """Images with what is known of them."""
     known = get_dataset(split.name).metadata.get("backgrounds", {})
     backgrounds = torch.tensor([known.get(record.key, -1) for record in split.records] if known else [-1] * len(split))
     return Photos(split, split.labels(), backgrounds)
