@@ -15,7 +15,7 @@ from ssl_loc.visualization.report import Spread
 from ssl_loc.visualization.style import INK, figure, look
 
 # Inches: grouped bars, one panel, a panel without its bars, a bar. Three panels fill the page.
-_WIDTH, _PANEL_WIDTH, _PANEL, _BAR = 11.0, 3.05, 0.9, 0.28
+_WIDTH, _PANEL_WIDTH, _PANEL, _BAR = 11.0, 2.9, 0.9, 0.28
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ from ssl_loc.visualization.detection_runs import is_detection_folder, read_group
 from ssl_loc.visualization.full_report import Material, full_sections
 from ssl_loc.visualization.labels import labelled_results, name_runs, split_label
 from ssl_loc.visualization.matrix import matrix_figure
-from ssl_loc.visualization.report import Section, build_report
-from ssl_loc.visualization.run_report import CAMS_HEADING, cams_section
+from ssl_loc.visualization.model_pictures import model_pictures
+from ssl_loc.visualization.report import Picture, Section, build_report
 from ssl_loc.visualization.style import save
 from ssl_loc.visualization.views import sample_views, views_caption, views_figure
 
@@ -56,7 +56,7 @@ def density(args: argparse.Namespace) -> None:
 
 def curves(args: argparse.Namespace) -> None:
     """Training curves of several runs."""
-    _write(curves_figure(load_runs(name_runs(_runs(args)))), args.out, "curves")
+    _write(curves_figure(load_runs(name_runs(_runs(args))), only=args.panels), args.out, "curves")
 
 
 def detections(args: argparse.Namespace) -> None:
@@ -67,7 +67,7 @@ def detections(args: argparse.Namespace) -> None:
         reason = section.text or "no predictions beside the given results; expected OUTPUT_DIRs of finetune_det.py"
         raise DataError(reason)
     for i, picture in enumerate(section.figures):
-        assert isinstance(picture.image, Figure)  # detections_section draws figures
+        assert isinstance(picture, Picture) and isinstance(picture.image, Figure)  # detections_section draws figures
         _write(picture.image, args.out, "detections" + (f"_{i}" if i else ""))
         logger.info("%s", picture.caption)
 
@@ -111,12 +111,8 @@ def _pictures(args: argparse.Namespace) -> dict[str, Callable[[], Section]]:
     """Heading -> section made from --data; empty where there are no images or no weights to show."""
     if not args.data or not (args.weights or args.runs):
         return {}
-
-    def where() -> Section:
-        weights, protocol, data = _grounding(args)
-        return cams_section(weights, data, protocol, args.count)
-
-    return {CAMS_HEADING: where}
+    weights, _, data = _grounding(args)
+    return model_pictures(weights, data, load_options(None, args.options), args.count)
 
 
 def _title(material: Material) -> str:

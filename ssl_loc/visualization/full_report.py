@@ -63,34 +63,41 @@ def full_sections(material: Material) -> list[Section]:
         report_sections(material.detectors, material.count, material.min_score, prefix) if material.detectors else []
     )
     logged = [run for run in runs if _has_curves(run)]
+    pictures, reasons = drawn(material.pictures)
     return [
         glance_section(results),
         numbers_section(results),
         *found[:1],
         density_section(results),
-        *(drawn(heading, make) for heading, make in material.pictures.items()),
+        *pictures,
         backgrounds_section(results),
         *([views_section(runs, material.count)] if runs else []),
         *([curves_section(load_runs(logged))] if logged else []),
         *found[1:],
         *([settings_section(runs)] if runs else []),
         provenance_section(results),
-        missing_section(material),
+        missing_section(material, reasons),
     ]
 
 
-def drawn(heading: str, make: Callable[[], Section]) -> Section:
-    """The section, or in its place the reason why it cannot be drawn: one picture must not cost the whole report."""
-    try:
-        return make()
-    except UserError as error:
-        logger.warning("no '%s' in the report: %s", heading, error)
-        return Section(heading, f"Not drawn: {error}")
+def drawn(pictures: dict[str, Callable[[], Section]]) -> tuple[list[Section], list[str]]:
+    """The sections that can be drawn, and why the others cannot: one picture must not cost the whole report."""
+    sections, reasons = [], []
+    for heading, make in pictures.items():
+        try:
+            sections.append(make())
+        except UserError as error:
+            logger.warning("no '%s' in the report: %s", heading, error)
+            reasons.append(f"{heading}: {error}")
+    return sections, reasons
 
 
-def missing_section(material: Material) -> Section:
-    """What could stand in a report and does not, with the command that makes it."""
-    words = []
+def missing_section(material: Material, reasons: Sequence[str] = ()) -> Section:
+    """What could stand in a report and does not, with the command that makes it.
+
+    ``reasons``: why pictures could not be drawn.
+    """
+    words = list(reasons)
     if material.runs or material.results:
         measured = {r["protocol"] for r in material.results}
         absent = [name for name, _ in EVALUATOR_REGISTRY if name not in measured and name not in _OF_MAPS]

@@ -50,7 +50,7 @@ figure img { display: block; max-width: 100%; height: auto; background: #fff;
   border: 1px solid var(--line); border-radius: 6px; }
 figure.wide img { min-width: 680px; }
 div.gallery { display: flex; flex-wrap: wrap; gap: 14px; align-items: flex-start; margin: 16px 0 8px; }
-.gallery figure { margin: 0; max-width: 100%; }
+.gallery figure { margin: 0; max-width: calc((100% - 14px * (var(--columns) - 1)) / var(--columns)); }
 figcaption { color: var(--soft); font-size: .9rem; margin-top: 8px; max-width: 84ch; }
 details { margin: 8px 0 14px; border: 1px solid var(--line); border-radius: 6px; padding: 8px 12px;
   background: var(--band); }
@@ -61,7 +61,7 @@ footer { margin-top: 56px; border-top: 1px solid var(--line); padding-top: 12px;
   font-size: .85rem; }
 @media (max-width: 640px) {
   main { padding: 18px 16px 56px; } body { font-size: 15px; } h1 { font-size: 1.4rem; } h2 { margin-top: 34px; }
-  th, td { padding: 5px 10px 5px 6px; }
+  th, td { padding: 5px 10px 5px 6px; } .gallery figure { max-width: 100%; }
 }
 @media print {
   :root { --ink:#000; --soft:#444; --line:#ccc; --back:#fff; --band:#f6f8fa; --accent:#0072b2; --best:#00694c;

@@ -74,10 +74,11 @@ class Picture:
 
 @dataclass
 class Gallery:
-    """Pictures beside each other where the screen is wide enough, below each other on a phone, with one caption."""
+    """Pictures beside each other, at most ``columns``, below each other on a phone, with one caption."""
 
     pictures: Sequence[Picture]
     caption: str = ""
+    columns: int = 3
 
 
 @dataclass
@@ -174,7 +175,8 @@ def _picture(picture: Picture) -> str:
 
 def _gallery(gallery: Gallery) -> str:
     caption = f'<p class="soft">{_text(gallery.caption)}</p>\n' if gallery.caption else ""
-    return f'<div class="gallery">{"".join(map(_picture, gallery.pictures))}</div>\n{caption}'
+    pictures = "".join(map(_picture, gallery.pictures))
+    return f'<div class="gallery" style="--columns:{gallery.columns}">{pictures}</div>\n{caption}'
 
 
 def format_column(values: Sequence[Any], decimals: int | None = None) -> list[str]:

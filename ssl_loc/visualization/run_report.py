@@ -9,12 +9,8 @@ from typing import Any
 
 from ssl_loc.components import get_cfg
 from ssl_loc.config import CfgNode
-from ssl_loc.evaluation.data import EvalData
-from ssl_loc.evaluation.grounding import Grounding
-from ssl_loc.evaluation.weights import Weights
 from ssl_loc.losses.build import LOSS_REGISTRY
 from ssl_loc.utils.errors import DataError
-from ssl_loc.visualization.cams import cams_figure, compute_cams
 from ssl_loc.visualization.curves import Run, curves_figure
 from ssl_loc.visualization.labels import RunFolder
 from ssl_loc.visualization.report import Picture, Section, Table
@@ -46,7 +42,6 @@ KEY_SETTINGS: dict[str, Callable[[CfgNode], Any]] = {
 # Ways of making views that one report draws.
 PIPELINES = 3
 VIEWS_HEADING = "What the network sees"
-CAMS_HEADING = "Where the models look"
 
 
 def settings_section(runs: Sequence[RunFolder]) -> Section:
@@ -110,15 +105,6 @@ def views_section(runs: Sequence[RunFolder], count: int = 5) -> Section:
 def _pipeline(cfg: CfgNode) -> str:
     """What decides how views are made; the values of steps that are not used may differ all the same."""
     return f"{cfg.AUGMENT.VIEWS} {cfg.AUGMENT.CONSTRAINED_CROP.PHI} {cfg.DATA.MASKS.SOURCE}"
-
-
-def cams_section(weights: Sequence[Weights], data: EvalData, protocol: Grounding, count: int = 6) -> Section:
-    batch, panels = compute_cams(weights, data, protocol, count)
-    caption = (
-        "Grad-CAM of matching the query with the masked key (red: the match depends on it), with the IoU of its "
-        "strongest part and the query's mask. Same crops for every model."
-    )
-    return Section(CAMS_HEADING, figures=[Picture(cams_figure(batch, panels), caption, wide=True)])
 
 
 def crops_of(cfg: CfgNode) -> str:

@@ -150,9 +150,12 @@ def test_a_picture_that_cannot_be_drawn_says_why(results: list[dict[str, Any]]) 
     def gone() -> Section:
         raise DataError("the photos are gone")
 
-    assert drawn("Pictures", gone) == Section("Pictures", "Not drawn: the photos are gone")
-    headings = [s.heading for s in full_sections(Material(results=results, pictures={"Pictures": gone}))]
-    assert headings[:2] == ["At a glance", "Numbers"] and headings[-1] == MISSING and "Pictures" in headings
+    there = Section("There", "drawn")
+    assert drawn({"Pictures": gone, "There": lambda: there}) == ([there], ["Pictures: the photos are gone"])
+    sections = full_sections(Material(results=results, pictures={"Pictures": gone, "There": lambda: there}))
+    headings = [s.heading for s in sections]
+    assert headings[:2] == ["At a glance", "Numbers"] and "There" in headings and "Pictures" not in headings
+    assert headings[-1] == MISSING and sections[-1].text.startswith("Pictures: the photos are gone\n\n")
 
 
 def test_the_report_of_an_evaluation_alone(results: list[dict[str, Any]]) -> None:
@@ -176,7 +179,7 @@ def test_bars_have_the_lengths_of_the_numbers() -> None:
 def test_pictures_stand_beside_each_other_with_one_caption(tmp_path: Path) -> None:
     pictures = [Picture(Figure(figsize=(1, 1)), alt=word) for word in ("first", "second")]
     text, page = read(build_report("t", [Section("s", figures=[Gallery(pictures, "both")])], tmp_path / "r.html"))
-    assert page.open == [] and text.count('<div class="gallery">') == 1
+    assert page.open == [] and text.count('<div class="gallery" style="--columns:3">') == 1
     assert 'alt="first"' in text and 'alt="second"' in text and '<p class="soft">both</p>' in text
 
 
