@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
+from argparse import Namespace
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -55,7 +56,10 @@ def read_torch_file(path: str | os.PathLike) -> Any:
         with warnings.catch_warnings():
             # Said of junk too; what is wrong with a file that cannot be read, the error says.
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            # Many scripts keep their command line in the checkpoint. A Namespace is a bag of attributes: making one
+            # runs no code, and what is in it has to be allowed by itself.
+            with torch.serialization.safe_globals([Namespace]):
+                return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from None
     # torch runs the bytes of the file as a program for its unpickler without checking them first: damaged and foreign
@@ -77,7 +81,9 @@ def _why_unreadable(path: Path, error: Exception) -> str:
         what = refused[1] if refused else "a plain pickle"
         return (
             f"{path} holds Python objects ({what}), not only tensors and plain values, and is not opened for safety; "
-            "re-save its state_dict() with torch.save in the code that wrote it"
+            "re-save its state_dict() with torch.save in the code that wrote it, or, if you trust whoever made it: "
+            f"python -c \"import torch; c = torch.load('{path}', map_location='cpu', weights_only=False); "
+            f"torch.save(c.get('state_dict', c.get('model', c)), '{path.stem}.tensors.pth')\""
         )
     if not start.startswith(_TORCH):
         return (

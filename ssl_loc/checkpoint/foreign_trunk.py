@@ -172,11 +172,10 @@ def _left_out(parts: Mapping[str, Mapping[str, Tensor]], chosen: Candidate) -> d
         for key, value in tensors.items():
             if part == chosen.part and key.startswith(chosen.prefix) and id(value) in taken:
                 continue
-            words = plain_name(part, key).split(".")
-            if part == chosen.part and chosen.prefix and key.startswith(chosen.prefix):
-                groups[f"{chosen.prefix}{key[len(chosen.prefix) :].partition('.')[0]}"] += 1
-            else:
-                groups[words[0]] += 1
+            # A head inside the encoder by its whole name, everything else by its first word.
+            plain = plain_name(part, key)
+            start = chosen.plain if plain.startswith(chosen.plain) else ""
+            groups[start + plain[len(start) :].partition(".")[0]] += 1
     return dict(groups)
 
 

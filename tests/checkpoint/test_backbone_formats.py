@@ -183,7 +183,8 @@ def test_what_cannot_be_verified_is_refused_with_the_way_out(r18: BackboneFile, 
     refused(bare, "x.pth.json states none of pixel_mean, .*prefix; expected for example", {"pixelmean": [1, 1, 1]})
     refused(bare, "prefix in .*x.pth.json is 3; expected text", {"prefix": 3})
     wrong = {"name": "ResNet", "kwargs": {"depth": 50}}
-    refused(bare, "holds ResNet-18, but its meta says .*50.*missing .layer1.0.conv3.weight.*shape", {**STATED, "backbone": wrong})
+    words = "holds ResNet-18, but its meta says .*50.*missing .layer1.0.conv3.weight.*of another shape"
+    refused(bare, words, {**STATED, "backbone": wrong})
     (tmp_path / "j.safetensors").write_bytes(b"junk")
     with pytest.raises(WeightsError, match="cannot be read as a safetensors file .* damaged"):
         read_backbone(tmp_path / "j.safetensors")
