@@ -243,8 +243,9 @@ class _Run:
         self.step.model.train()
         try:
             loop.train()
-        except NonFiniteLossError as error:
-            logger.warning("%s diverged after %d of %d steps: %s", self.title, loop.iteration, loop.max_iter, error)
+        except NonFiniteLossError:  # its own text speaks of the keys of pretraining
+            said = "%s diverged: its loss or a weight became infinite or NaN within %d of %d steps"
+            logger.warning(said, self.title, loop.iteration + 1, loop.max_iter)
             self.found["accuracy"] = [DIVERGED]
         if loop.stopped_by:
             raise RunStopped(loop.stopped_by, f" ({self.title})" + "; the same command continues" * keep)

@@ -140,6 +140,7 @@ def test_steps_are_those_of_plain_sgd(photos: Path, weights: Weights, schedule: 
 
 def test_the_new_layer_is_normal_and_everything_learns(photos: Path, weights: Weights) -> None:
     head = Classifier(trainable_trunk(weights), 500, seed=1).head
+    head.requires_grad_(False)
     assert float(head.weight.std()) == pytest.approx(0.01, rel=0.02)
     assert float(head.weight.mean().abs()) < 2e-4 and not head.bias.any()
     trunk = trainable_trunk(weights)
@@ -147,6 +148,14 @@ def test_the_new_layer_is_normal_and_everything_learns(photos: Path, weights: We
     run = fine_tune(trunk, *splits(photos), 0.03, replace(SMALL, epochs=12, batch=10))
     assert all(not torch.equal(p, before[name]) for name, p in trunk.backbone.named_parameters())
     assert run.median > 90 and run.loss[-1] < 0.5 * run.loss[0]
+
+
+def test_half_precision_learns_as_well(photos: Path, weights: Weights) -> None:
+    recipe = replace(SMALL, batch=10, amp="bf16", last=1)
+    run = fine_tune(trainable_trunk(weights), *splits(photos), 0.03, recipe)
+    whole = fine_tune(trainable_trunk(weights), *splits(photos), 0.03, replace(recipe, amp=""))
+    assert run.loss[-1] < run.loss[0] and run.digest != whole.digest
+    assert run.loss[0] == pytest.approx(whole.loss[0], rel=0.1)
 
 
 def test_a_frozen_trunk_keeps_its_bytes(photos: Path, weights: Weights) -> None:
@@ -171,7 +180,7 @@ def test_stages_frozen_by_the_pretraining_are_trained(photos: Path, weights: Wei
 
 
 def test_labels_of_the_test_images_change_neither_choice_nor_weights(photos: Path, weights: Weights) -> None:
-    right = protocol(epochs=6)(weights, EvalData(str(photos)))
+    right = protocol(epochs=4)(weights, EvalData(str(photos)))
     a, b, c = (photos / "val" / f"class{i}" for i in range(CLASSES))
     (photos / "val" / "swap").mkdir()
     for source, target in ((a, photos / "val" / "swap"), (b, a), (c, b), (photos / "val" / "swap", c)):
@@ -179,7 +188,7 @@ def test_labels_of_the_test_images_change_neither_choice_nor_weights(photos: Pat
             file.rename(target / file.name)
     (photos / "val" / "swap").rmdir()
     weights.cache.clear()
-    poisoned = protocol(epochs=6)(weights, EvalData(str(photos)))
+    poisoned = protocol(epochs=4)(weights, EvalData(str(photos)))
     for key in ("lr", "network_digest", "train_loss", "lr_grid_validation_median"):
         assert right.details[key] == poisoned.details[key], key
     # The accuracies did change, so the labels were really others.
@@ -240,9 +249,11 @@ def test_a_stopped_run_continues_to_the_same_bits(
 
 
 def test_a_rate_that_diverges_loses_and_a_diverged_result_is_an_error(
-    photos: Path, weights: Weights, tmp_path: Path
+    photos: Path, weights: Weights, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    lost = fine_tune(trainable_trunk(weights), *splits(photos), 1e25, SMALL)
+    with caplog.at_level("WARNING"):
+        lost = fine_tune(trainable_trunk(weights), *splits(photos), 1e25, SMALL, title="lr 1e25")
+    assert "lr 1e25 diverged" in caplog.text and "SOLVER" not in caplog.text
     assert lost.accuracy == [DIVERGED] and not list(tmp_path.rglob("*.pth"))
     result = protocol(lrs=[0.01, 1e25])(weights, EvalData(str(photos)))
     assert result.details["lr"] == 0.01
