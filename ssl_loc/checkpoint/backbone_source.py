@@ -106,7 +106,8 @@ def in_rgb(file: BackboneFile, path: str | os.PathLike) -> BackboneFile:
         return file
     model = {**file.model, "conv1.weight": file.model["conv1.weight"].flip(1).contiguous()}
     turned = {key: list(reversed(file.meta[key])) for key in ("pixel_mean", "pixel_std")}
-    return replace(file, model=model, meta={**file.meta, **turned, "channel_order": "RGB"})
+    meta = {**file.meta, **turned, "channel_order": "RGB", "digest": tensor_digest(model)}
+    return replace(file, model=model, meta=meta)
 
 
 def check_stated(meta: Mapping[str, Any], source: str | os.PathLike) -> None:

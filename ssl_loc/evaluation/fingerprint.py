@@ -26,6 +26,8 @@ def fingerprint(protocol: str, version: str, weights: Weights, data: EvalData, o
     content = {
         "protocol": [protocol, version, __version__],
         "weights": [weights.kind, weights.digest, None if weights.cfg is None else weights.cfg.to_dict()],
+        # Of another code's checkpoint they are stated outside of it, or assumed.
+        "pixels": [weights.meta.get("pixel_mean"), weights.meta.get("pixel_std")],
         "data": [data.spec, data.masks, data.limit],
         "options": chosen,
         "files": [files_digest(word) for word in _words([data.spec, data.masks, chosen])],

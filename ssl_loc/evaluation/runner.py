@@ -65,7 +65,7 @@ def run_protocols(
     seeds = list(seeds) or [options.SEED]
     if again:
         shutil.rmtree(Path(out) / WORK, ignore_errors=True)
-    data = replace(data, work=data.work or str(Path(out) / WORK))
+    data = replace(data, work=data.work or str(Path(out) / WORK), out=data.out or str(out))
     # One instance per protocol and seed for all weights: some compare them.
     made = {(name, seed): build_evaluator(name, options, seed) for name in names for seed in seeds}
     check_pairings([(name, made[name, seeds[0]]) for name in names], weights, data)
@@ -81,7 +81,7 @@ def run_protocols(
             found = None if anew else stored(path, mark, list(own))
             if found is not None:
                 logger.info("%s of %s is there already (%s); --again computes it anew", name, w.label, path)
-                results.append(found)
+                results.append(refresh(found, path, describe(w, data, options, name)))
                 continue
             common = {**describe(w, data, options, name), "fingerprint": mark, "environment": environment}
             results.append(run_seeds(own, w, data, path, common, anew))
@@ -154,6 +154,15 @@ def stored(path: Path, mark: str, seeds: Sequence[int]) -> Result | None:
     return result if same else None
 
 
+def refresh(found: Result, path: Path, about: dict[str, Any]) -> Result:
+    """A stored result with the published numbers of today's options, on disk too."""
+    quoted = {key: about[key] for key in ("published", "references")}
+    if any(found.details.get(key) != value for key, value in quoted.items()):
+        found = replace(found, details={**found.details, **quoted})
+        write_json(path, found.to_dict())
+    return found
+
+
 def describe(w: Weights, data: EvalData, options: CfgNode, protocol: str) -> dict[str, Any]:
     """What every result says about its weights and data, whatever the protocol."""
     return {
@@ -162,6 +171,10 @@ def describe(w: Weights, data: EvalData, options: CfgNode, protocol: str) -> dic
         "masks": data.masks,
         "limit": data.limit,
         "kind": w.kind,
+        # Of another code's checkpoint: family, where the trunk was, what was left out, and how pixels are prepared.
+        "source": w.meta.get("source"),
+        "pixel_mean": w.meta.get("pixel_mean"),
+        "pixel_std": w.meta.get("pixel_std"),
         "iteration": w.meta.get("iteration"),
         # Masks that saw labels make the pretraining no longer self-supervised.
         "mask_source": w.meta.get("mask_source"),

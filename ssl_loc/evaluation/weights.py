@@ -155,11 +155,11 @@ def open_weights(given: str, device: str = "auto") -> Weights:
 
 
 def _opened_trunk(backbone: BackboneFile, file: Path, label: str, device: torch.device) -> Weights:
-    digest = backbone.meta["digest"]
     backbone = in_rgb(backbone, file)
+    meta = backbone.meta
     # A trunk from other code has no config of ours.
-    cfg = _restore(backbone.meta["config"]) if "config" in backbone.meta else None
-    return Weights(str(file), label or file.stem, "backbone", digest, cfg, backbone.meta, device, backbone.model)
+    cfg = _restore(meta["config"]) if "config" in meta else None
+    return Weights(str(file), label or file.stem, "backbone", meta["digest"], cfg, meta, device, backbone.model)
 
 
 def _opened_method(checkpoint: dict[str, Any], file: Path, label: str, device: torch.device) -> Weights:

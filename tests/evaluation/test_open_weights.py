@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.models import resnet18
 
 from ssl_loc.checkpoint import export_backbone, load_checkpoint, method_state
 from ssl_loc.config import CfgNode
 from ssl_loc.evaluation.data import EvalData, split_specs
 from ssl_loc.evaluation.features import FeatureOptions, eval_transform, extract_split, state_digest
+from ssl_loc.evaluation.fingerprint import fingerprint
+from ssl_loc.evaluation.options import load_options
+from ssl_loc.evaluation.runner import run_protocols
 from ssl_loc.evaluation.weights import open_weights, unique_labels
 from ssl_loc.utils.errors import ConfigError, DataError, WeightsError
 
@@ -68,6 +73,55 @@ def test_other_files_are_refused_in_one_sentence(tmp_path: Path) -> None:
         open_weights(str(tmp_path / "moco.pth"))
     with pytest.raises(ConfigError, match="auto, cpu or cuda"):
         open_weights(str(tmp_path / "moco.pth"), "gpu")
+
+
+@pytest.mark.parametrize("format", ["torchvision", "timm", "safetensors", "detectron2"])
+def test_exports_to_other_programs_give_the_same_features(format: str, run_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / ("b.safetensors" if format in ("timm", "safetensors") else "b.pth")
+    export_backbone(run_folder, out, format)
+    images = torch.randint(0, 256, (2, 3, 48, 48), dtype=torch.uint8)
+    own, other = open_weights(str(run_folder), "cpu"), open_weights(str(out), "cpu")
+    torch.testing.assert_close(other.trunk().features(images), own.trunk().features(images))
+    assert other.kind == "backbone" and other.cfg is not None and other.meta["method"] == own.meta["method"]
+
+
+def test_a_checkpoint_of_other_code_serves_what_needs_its_trunk(classes: Path, tmp_path: Path) -> None:
+    net = resnet18(num_classes=4).eval()
+    state = {f"module.encoder_q.{key}": value for key, value in net.state_dict().items()}
+    torch.save({"state_dict": {**state, "module.queue": torch.zeros(4, 8)}}, tmp_path / "moco.pth.tar")
+    weights = open_weights(f"MoCo={tmp_path / 'moco.pth.tar'}", "cpu")
+    assert weights.label == "MoCo" and weights.kind == "backbone" and weights.input_size() == 224
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    net.fc = torch.nn.Identity()
+    with torch.no_grad():
+        expected = net((images / 255 - mean) / std)
+    torch.testing.assert_close(weights.trunk().features(images), expected, rtol=1e-4, atol=1e-4)
+    options = load_options(None, ["SIZE", 32, "KNN.K", 1])
+    results = run_protocols(["knn"], [weights], EvalData(str(classes)), options, str(tmp_path / "out"))
+    assert results[0].details["source"]["family"].startswith("MoCo")
+    with pytest.raises(
+        WeightsError, match="other code .MoCo v1/v2.*no head and no momentum encoder.*serves knn, linear"
+    ):
+        run_protocols(["grounding"], [weights], EvalData(str(classes)), options, str(tmp_path / "out"))
+
+
+def test_stated_pixels_are_used_and_change_the_fingerprint(classes: Path, tmp_path: Path) -> None:
+    torch.save(resnet18(num_classes=4).state_dict(), tmp_path / "x.pth")
+    assumed = open_weights(str(tmp_path / "x.pth"), "cpu")
+    rgb = {"pixel_mean": [1.0, 2.0, 3.0], "pixel_std": [1.0, 2.0, 4.0], "stride_in_1x1": False, "channel_order": "RGB"}
+    stated = {}
+    for order in ("RGB", "BGR"):
+        (tmp_path / "x.pth.json").write_text(json.dumps({**rgb, "channel_order": order}))
+        stated[order] = open_weights(str(tmp_path / "x.pth"), "cpu")
+    image = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+    features = {order: w.trunk().features(image) for order, w in stated.items()}
+    # What the network sees is the same: the picture in BGR order, prepared by the numbers in BGR order.
+    turned = stated["RGB"].trunk().features(image.flip(1))
+    torch.testing.assert_close(features["BGR"], turned, rtol=1e-4, atol=1e-4)
+    options = load_options(None, [])
+    opened = [assumed, *stated.values()]
+    assert len({fingerprint("knn", "1", w, EvalData(str(classes)), options) for w in opened}) == 3
 
 
 def test_random_weights_follow_the_seed_and_leave_the_global_generator(tiny_cfg: CfgNode, tmp_path: Path) -> None:
