@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from ssl_loc.data.catalog import ROOT_VARIABLE, get_dataset, resolve_path_form
 from ssl_loc.data.datasets.folder import load_class_folder
 from ssl_loc.data.image_check import image_sizes
 from ssl_loc.data.image_io import read_image, read_size
+from ssl_loc.data.labelled import load_splits
 from ssl_loc.data.mapper import Mapper
 from ssl_loc.data.records import RecordTable
 
@@ -174,3 +176,25 @@ def test_a_subset_is_named_as_such(tmp_path: Path, caplog: pytest.LogCaptureFixt
     said = [r.getMessage() for r in caplog.records]
     assert any("has 2 images, the published CUB-200-2011 5994" in text for text in said)
     assert any("has 2 classes, the published CUB-200-2011 200" in text for text in said)
+
+
+@pytest.mark.parametrize(
+    ("make", "spec"),
+    [
+        (trees.cub, "cub:{0}:train,cub:{0}:test"),
+        (trees.nabirds, "nabirds:{0}:train,nabirds:{0}:test"),
+        (trees.cars_kit, "cars:{0}:train,cars:{0}:test"),
+        (trees.aircraft, "aircraft:{0}:trainval,aircraft:{0}:test"),
+        (trees.inat2018, "inat2018:{0}:train,inat2018:{0}:val"),
+        (trees.imagenet, "imagenet:{0}:train,imagenet:{0}:val"),
+        (trees.places_lists, "places205:{0}:train,places205:{0}:val"),
+    ],
+)
+def test_both_parts_have_one_numbering(tmp_path: Path, make: Callable[[Path], Path], spec: str) -> None:
+    make(tmp_path)
+    train, test = load_splits(spec.format(tmp_path))
+    assert train.classes == test.classes
+    # Renumbering by name changes nothing: the numbers were those of the training part already.
+    assert test.label_map == list(range(len(test.classes)))
+    assert test.labels().tolist() == test.records.labels.tolist()
+    assert tuple(test.image(0).shape[1:]) == ((30, 60) if make is trees.aircraft else (32, 40))

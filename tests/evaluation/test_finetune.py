@@ -96,6 +96,8 @@ def test_the_best_median_on_validation_wins_and_the_lowest_of_equal_ones(caplog:
     assert chooser.lrs == [0.001, 0.01, 0.03, 0.1]
     runs = [(0.001, [20.0, 20.0]), (0.01, [40.0, 50.0]), (0.03, [50.0, 40.0]), (0.1, [DIVERGED])]
     assert chooser.choose([RunOutcome(*run) for run in runs]) == 0.01
+    runs[2] = (0.03, [44.0, 20.0, 60.0])  # the best last epoch, not the best median
+    assert chooser.choose([RunOutcome(*run) for run in runs]) == 0.01
     assert not caplog.records
     assert chooser.choose([RunOutcome(0.001, [5.0]), RunOutcome(0.1, [7.0])]) == 0.1
     assert "edge of FINETUNE.LRS" in caplog.text
