@@ -62,11 +62,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--protocol", required=True, metavar="P[,P]", help="protocols, separated by commas")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
-        "--weights",
-        nargs="+",
-        default=[],
-        metavar="[LABEL=]F",
-        help="run folders, checkpoints, exported backbones, or random:CONFIG",
+        "--weights", nargs="+", default=[], metavar="[LABEL=]F", help="runs, checkpoints, backbones, or random:CONFIG"
     )
     what.add_argument("--maps", nargs="+", default=[], metavar="[LABEL=]DIR", help="folders of saliency maps")
     parser.add_argument(

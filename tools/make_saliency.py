@@ -32,6 +32,7 @@ import argparse
 import logging
 from pathlib import Path
 
+from ssl_loc.config.imports_option import imports_option
 from ssl_loc.data.catalog import Dataset, get_dataset
 from ssl_loc.data.map_commands import MAP_SOURCE_REGISTRY, check, make, refuse_ignored
 from ssl_loc.saliency.build import SALIENCY_REGISTRY, load_estimators
@@ -45,9 +46,11 @@ METHODS = (SALIENCY_REGISTRY, MAP_SOURCE_REGISTRY)
 
 def parser() -> argparse.ArgumentParser:
     load_estimators()
+    project = imports_option()
     methods = {name: (part.__doc__ or "").splitlines()[0] for r in METHODS for name, part in r}
     text = (__doc__ or "") + "\n".join(f"  {name:<12} {line}" for name, line in methods.items())
-    p = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    style = argparse.RawDescriptionHelpFormatter
+    p = argparse.ArgumentParser(description=text, formatter_class=style, parents=[project])
     p.add_argument("dataset", nargs="?", metavar="DATASET", help="a folder, coco:DIR:SPLIT, voc:..., or a name")
     p.add_argument("--out", required=True, metavar="ROOT", help="folder of the maps")
     p.add_argument("--method", choices=list(methods), metavar="NAME", help="how the maps come about: see above")
@@ -56,9 +59,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--preset", default="", help="named constants of the method (or, precomputed: its settings)")
     p.add_argument("--threshold", type=int, default=DEFAULT_THRESHOLD, help="salient = grey value above this (128)")
     p.add_argument("--reduce", type=int, default=1, metavar="N", help="store at 1/N of the image size, 1 to 16")
-    p.add_argument(
-        "--overwrite", action="store_true", help="make maps again that exist, removing those of another method"
-    )
+    p.add_argument("--overwrite", action="store_true", help="make existing maps again, removing another method's")
     g = p.add_argument_group("estimators")
     g.add_argument("--set", nargs="+", default=[], metavar="KEY VALUE", dest="options", help="options of the estimator")
     g.add_argument("--workers", type=int, metavar="N", help="processes (default: one per processor; 0: none)")
