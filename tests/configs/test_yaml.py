@@ -13,8 +13,10 @@ from ssl_loc.losses import build_losses
 from ssl_loc.modeling import build_method
 
 ROOT = Path(__file__).resolve().parents[2]
+# Folders of configs/ whose files are no pretraining configs; each has its own tests.
+OTHERS = {"detection", "eval", "study"}
 PRETRAIN = sorted(
-    p for p in (ROOT / "configs").rglob("*.yaml") if not {"detection", "eval"} & set(p.relative_to(ROOT).parts)
+    p for p in (ROOT / "configs").rglob("*.yaml") if not OTHERS & set(p.relative_to(ROOT).parts)
 ) + sorted((ROOT / "projects").glob("*/*.yaml"))
 DETECTION = sorted((ROOT / "configs" / "detection").rglob("*.yaml"))
 
