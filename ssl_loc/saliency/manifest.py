@@ -291,8 +291,9 @@ def read_manifest(root: str | os.PathLike) -> Manifest:
     path = Path(root) / MANIFEST_NAME
     if not path.is_file():
         raise DataError(
-            f"no saliency manifest at {path.absolute()}; expected a folder of maps <key>.png that was listed with: "
-            f"python tools/make_saliency.py --method precomputed --out {root} --estimator NAME --uses-labels yes|no"
+            f"no saliency manifest at {path.absolute()}; expected a folder of maps <key>.png. Make them from photos "
+            f"(python tools/make_saliency.py PHOTOS --method rbd --out {root}), or list those of another program "
+            f"(python tools/make_saliency.py --method precomputed --out {root} --estimator NAME --uses-labels yes|no)"
         )
     content = read_json(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:

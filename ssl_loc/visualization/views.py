@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -15,7 +16,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from ssl_loc.config import CfgNode
-from ssl_loc.data.augmenters.build import build_device_photometric
+from ssl_loc.data.augmenters.build import AUGMENTER_REGISTRY, build_device_photometric
+from ssl_loc.data.augmenters.constrained_crop import SaliencyConstrainedCrop
 from ssl_loc.data.augmenters.paste_records import PASTE_BOX, PASTE_REFUSED, PASTED
 from ssl_loc.data.build import build_mapper
 from ssl_loc.data.collate import collate
@@ -25,33 +27,41 @@ from ssl_loc.visualization.pictures import OUTLINE, draw_box, mask_outline, show
 from ssl_loc.visualization.style import INK, MET, UNMET, figure, look
 
 CELL = 1.6  # inches
+NAME_LENGTH = 22  # characters that fit over a picture
 PASTE = "#CC79A7"  # colour of a pasted rectangle
 # Line styles tell the views apart, colours tell whether the constraint was met.
 STYLES: tuple[Literal["-", "--", "-.", ":"], ...] = ("-", "--", "-.", ":")
+LINES = ("solid", "dashed", "dash-dotted", "dotted")
 
 
 @dataclass
 class ViewRow:
-    """One image: the decoded sample and its views."""
+    """One image: the decoded sample and its views; ``constrained`` if a crop of theirs had to cover its mask."""
 
     sample: Sample
     views: list[View]
+    constrained: bool = True
 
 
 def sample_views(cfg: CfgNode, count: int, epoch: int = 0) -> list[ViewRow]:
     """The views that training with ``cfg`` makes of ``count`` images, evenly spread over the dataset, in ``epoch``."""
     mapper = build_mapper(cfg)
     count = min(count, len(mapper))
-    rows, mapped = [], []
+    rows, mapped, constrained = [], [], _is_constrained(cfg)
     for index in dict.fromkeys(int(i) for i in np.linspace(0, len(mapper) - 1, count).round()):
         sample = mapper.sample(index)
         views = mapper.views(sample, epoch)
-        rows.append(ViewRow(sample, views))
+        rows.append(ViewRow(sample, views, constrained))
         mapped.append(MappedImage(index, sample.label, sample.path, views))
     photometric = build_device_photometric(cfg)
     if photometric is not None:
         _apply(rows, photometric(collate(mapped)).images)
     return rows
+
+
+def _is_constrained(cfg: CfgNode) -> bool:
+    names = [entry if isinstance(entry, str) else next(iter(entry)) for view in cfg.AUGMENT.VIEWS for entry in view]
+    return any(issubclass(AUGMENTER_REGISTRY.get(name), SaliencyConstrainedCrop) for name in names)
 
 
 def _apply(rows: Sequence[ViewRow], images: Sequence[torch.Tensor]) -> None:
@@ -134,14 +144,15 @@ def _legend(fig: Figure, rows: Sequence[ViewRow], names: Sequence[str], columns:
     ]
     if any(row.sample.saliency is not None for row in rows):
         handles.append(Line2D([], [], color=OUTLINE, label="outline of the mask"))
-        handles += [Patch(color=c, label=f"crop constraint {w}") for c, w in ((MET, "met"), (UNMET, "NOT met"))]
+        if any(row.constrained for row in rows):
+            handles += [Patch(color=c, label=f"crop constraint {w}") for c, w in ((MET, "met"), (UNMET, "NOT met"))]
     if any(paste_box(view) is not None for row in rows for view in row.views):
         handles.append(Line2D([], [], color=PASTE, linestyle="--", label="pasted rectangle"))
     fig.legend(handles=handles, loc="outside lower left", ncols=columns, fontsize=8)
 
 
 def _source(ax: Axes, row: ViewRow) -> None:
-    show(ax, to_rgb(row.sample.image))
+    show(ax, to_rgb(row.sample.image), _short(Path(row.sample.path).stem), INK)
     size = (row.sample.height, row.sample.width)
     if row.sample.saliency is not None:
         mask_outline(ax, row.sample.saliency.numpy(), size)
@@ -149,19 +160,26 @@ def _source(ax: Axes, row: ViewRow) -> None:
         draw_box(ax, view.geometry.visible, _remark(view)[1], style=STYLES[v % len(STYLES)])
 
 
+def _short(name: str) -> str:
+    """A file's name as it fits over its picture; the end is what tells files apart."""
+    return name if len(name) <= NAME_LENGTH else f"…{name[1 - NAME_LENGTH :]}"
+
+
 def views_caption(rows: Sequence[ViewRow]) -> str:
     """One sentence for the report, with the rate of unmet constraints in what is shown."""
     boxes = [view.geometry for row in rows for view in row.views]
     unmet = sum(not g.constraint_met for g in boxes)
     pasted = _pasted_words(rows)
-    if all(row.sample.saliency is None for row in rows):
-        return (
-            f"Source photos with the crop boxes (query solid, key dashed), and the views that the network sees.{pasted}"
-        )
+    views = [f"{name} {line}" for name, line in zip(view_names(len(rows[0].views)), LINES, strict=False)]
+    outline = "" if all(row.sample.saliency is None for row in rows) else "the mask's outline (yellow) and "
+    constraint = (
+        f"; green: the crop constraint is met, orange: not met, {unmet} of {len(boxes)} here"
+        if outline and any(row.constrained for row in rows)
+        else ""
+    )
     return (
-        "Source photos with the mask's outline (yellow) and the crop boxes (query solid, key dashed; green: the crop "
-        f"constraint is met, orange: not met, {unmet} of {len(boxes)} here), and the views that the network sees."
-        f"{pasted}"
+        f"Source photos with {outline}the crop boxes ({', '.join(views)}{constraint}), and the views that the network "
+        f"sees.{pasted}"
     )
 
 

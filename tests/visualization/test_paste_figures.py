@@ -7,8 +7,9 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from ssl_loc.components import get_cfg
 from ssl_loc.structures import Geometry, Sample, View
-from ssl_loc.visualization.views import ViewRow, views_caption, views_figure
+from ssl_loc.visualization.views import ViewRow, _is_constrained, views_caption, views_figure
 
 
 def black(*shape: int) -> torch.Tensor:
@@ -55,3 +56,20 @@ def test_views_without_maps_show_the_masks_of_swaps() -> None:
 def test_the_caption_counts_pastes() -> None:
     words = "1 of 2 views show their object on another background; 1 had no object to paste."
     assert views_caption([row(True)]).endswith(words) and views_caption([row(False)]).endswith(words)
+
+
+def test_only_constrained_crops_have_a_constraint_in_the_legend() -> None:
+    """The name of the photo, cut at its front, stands over it."""
+    one = row(True)
+    one.constrained, one.sample.path = False, "/photos/a_name_that_is_too_long_0001.jpg"
+    fig = views_figure([one])
+    assert not [text for text in fig.legends[0].get_texts() if "constraint" in text.get_text()]
+    assert fig.axes[0].get_title() == "…that_is_too_long_0001"
+    assert "constraint" not in views_caption([one]) and "(query solid, key dashed)" in views_caption([one])
+
+
+def test_sampled_views_know_whether_their_crops_are_constrained() -> None:
+    cfg = get_cfg()
+    for crop, expected in (("RandomResizedCrop", False), ("SaliencyConstrainedCrop", True)):
+        cfg.AUGMENT.VIEWS = [["RandomFlip", {crop: {}}], [crop]]
+        assert _is_constrained(cfg) is expected
