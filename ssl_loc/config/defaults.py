@@ -89,7 +89,8 @@ def _model() -> CfgNode:
     c.NORM = "SplitBN"
     # Groups that SplitBN cuts the global batch into; 8 emulates the papers' 8 GPUs.
     c.NORM_GROUPS = 8
-    # Start from these weights instead of random ones (weights only; to continue a run use --resume).
+    # Start from these weights instead of random ones (weights only; to continue a run use --resume): a run folder, a
+    # checkpoint, an exported backbone, or a checkpoint of other code (docs/weights.md).
     c.INIT_FROM = ""
     # Stages of the trunk, from the input, that stay as INIT_FROM gave them, weights and norm statistics, in the target
     # too; the stem counts with the first. 0 = all are trained, 4 = none is. CVSA's second stage: 2.
