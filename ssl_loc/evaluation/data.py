@@ -19,12 +19,14 @@ class EvalData:
         masks: "ground_truth" (the dataset's own objects) or "folder:DIR" (maps by relative name).
         limit: use only the first N images (0 = all).
         work: folder in which long protocols keep unfinished work, so that the same command continues ("" = none).
+        out: folder of the results, for what a protocol makes besides numbers ("" = none).
     """
 
     spec: str
     masks: str = "ground_truth"
     limit: int = 0
     work: str = ""
+    out: str = ""
 
     def test_spec(self) -> str:
         """The dataset that is looked at: the test part of two, else the whole."""

@@ -122,8 +122,8 @@ class LinearProbe:
                 "seed": self.seed,
             }
             layer = LinearHead(*run.layers[chosen])
-        if data.work:
-            file = head_path(data.work, weights.label, self.seed)
+        if data.out:
+            file = head_path(data.out, weights.label, self.seed)
             write_head(file, replace(layer, classes=tuple(train.classes)), weights)
             details["head"] = str(file)
         details = {**fit.details(), **details, "solver": self.solver}

@@ -17,7 +17,7 @@ from ssl_loc.utils.errors import ConfigError, WeightsError
 
 # Names of the layer in files of linear probes (torchvision, MoCo's main_lincls.py and its kin).
 LAYERS = ("fc", "linear", "classifier", "head")
-# Below EvalData.work.
+# Below EvalData.out.
 HEADS = "heads"
 
 
@@ -63,9 +63,9 @@ def fit_linear(x: Tensor, y: Tensor, outputs: int, c: float = 1.0, scale: bool =
     return LinearHead(weight.float(), offset.float()), int(model.n_iter_.max())
 
 
-def head_path(work: str | Path, label: str, seed: int) -> Path:
+def head_path(out: str | Path, label: str, seed: int) -> Path:
     """Where the linear protocol leaves the layer of weights ``label``."""
-    return Path(work) / HEADS / f"{re.sub(r'[^A-Za-z0-9.+-]+', '-', label).strip('-')}_seed{seed}.pth"
+    return Path(out) / HEADS / f"{re.sub(r'[^A-Za-z0-9.+-]+', '-', label).strip('-')}_seed{seed}.pth"
 
 
 def write_head(path: str | Path, head: LinearHead, weights: Weights) -> None:

@@ -248,7 +248,7 @@ def test_the_linear_protocol_leaves_its_layer(tmp_path, weights, solver) -> None
                 image = np.full((SIDE, SIDE, 3), level, np.uint8)
                 Image.fromarray(image).save(tmp_path / part / name / f"{i}.png")
     made = LinearProbe(solver, [0.1, 1.0], Recipe(20, 5), features=FeatureOptions(SIDE, 5))
-    data = EvalData(str(tmp_path), work=str(tmp_path / "work"))
+    data = EvalData(str(tmp_path), out=str(tmp_path / "out"))
     result = made(weights, data)
     layer = read_head(result.details["head"], 3, "digest")
     assert layer.classes == tuple(CLASSES)
