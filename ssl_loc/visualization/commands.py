@@ -6,7 +6,9 @@ import argparse
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 from matplotlib.figure import Figure
 
@@ -18,7 +20,7 @@ from ssl_loc.evaluation.data import EvalData
 from ssl_loc.evaluation.grounding import Grounding
 from ssl_loc.evaluation.options import load_options
 from ssl_loc.evaluation.weights import Weights, open_weights, unique_labels
-from ssl_loc.utils.errors import ConfigError, DataError
+from ssl_loc.utils.errors import ConfigError, DataError, UserError, WeightsError
 from ssl_loc.visualization.cams import cams_figure, compute_cams
 from ssl_loc.visualization.curves import curves_figure, load_runs
 from ssl_loc.visualization.density import density_figure
@@ -111,8 +113,18 @@ def _pictures(args: argparse.Namespace) -> dict[str, Callable[[], Section]]:
     """Heading -> section made from --data; empty where there are no images or no weights to show."""
     if not args.data or not (args.weights or args.runs):
         return {}
-    weights, _, data = _grounding(args)
+    try:
+        weights, _, data = _grounding(args)
+    except WeightsError as error:
+        if args.weights:
+            raise
+        # A run without a checkpoint still has curves and views.
+        return {"Pictures of the models": partial(_refuse, error)}
     return model_pictures(weights, data, load_options(None, args.options), args.count)
+
+
+def _refuse(error: UserError) -> NoReturn:
+    raise error
 
 
 def _title(material: Material) -> str:

@@ -25,8 +25,10 @@ from ssl_loc.visualization.result_sections import (
     glance_section,
     numbers_section,
     provenance_section,
+    weight_names,
 )
 from ssl_loc.visualization.run_report import curves_section, settings_section, views_section
+from ssl_loc.visualization.style import shared_colors
 
 logger = logging.getLogger(__name__)
 MISSING = "Not in this report"
@@ -56,7 +58,13 @@ class Material:
 
 
 def full_sections(material: Material) -> list[Section]:
-    """All sections; those without content are left out by the report."""
+    """All sections; those without content are left out by the report. A model has one colour in all of them."""
+    names = [run.label for run in material.runs] + list(weight_names(material.results).values())
+    with shared_colors(list(dict.fromkeys([*names, *(group.label for group in material.detectors)]))):
+        return _sections(material)
+
+
+def _sections(material: Material) -> list[Section]:
     results, runs = material.results, material.runs
     prefix = "Detectors: " if runs or results else ""
     found = (

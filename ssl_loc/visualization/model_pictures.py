@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -75,4 +76,27 @@ def neighbours_section(
 
 
 def gradients_section(weights: Sequence[Weights], data: EvalData, protocol: InputGradients, count: int = 6) -> Section:
-    return Section(gradients.HEADING, figures=[gradients.gradients_picture(weights, data, protocol, count)])
+    """A small picture per photo, two beside each other."""
+    batch, panels = gradients.compute_gradients(weights, data, protocol, count, gradients.SHOW[0])
+    pictures = [
+        Picture(
+            gradients.gradients_figure(batch.select([i]), [_only(panel, i) for panel in panels]),
+            alt="a photo, its input gradient and its nearest neighbours",
+        )
+        for i in range(len(batch.names))
+    ]
+    caption = gradients.gradients_caption(data, panels[0])
+    return Section(gradients.HEADING, figures=[Gallery(pictures, caption, columns=2)])
+
+
+def _only(panel: gradients.GradientPanel, i: int) -> gradients.GradientPanel:
+    """The panel of one of its photos."""
+    one = slice(i, i + 1)
+    return replace(
+        panel,
+        maps=panel.maps[one],
+        predicted=panel.predicted[one],
+        energy=panel.energy[one],
+        index=panel.index[one],
+        cosine=panel.cosine[one],
+    )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import matplotlib
@@ -24,6 +26,7 @@ DPI = 110
 # Curves and bars stay well below this size as PNG, pictures with photos above.
 PHOTO_BYTES = 250_000
 
+_SHARED: ContextVar[Mapping[str, str]] = ContextVar("shared_colors", default=MappingProxyType({}))
 _RC: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -52,8 +55,21 @@ def look() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def shared_colors(labels: Sequence[str]) -> Iterator[None]:
+    """Inside this block these labels have the same colour in every picture, whichever of them it shows."""
+    before = _SHARED.set(method_colors(labels))
+    try:
+        yield
+    finally:
+        _SHARED.reset(before)
+
+
 def method_colors(labels: Sequence[str]) -> dict[str, str]:
     """A colour per label: the known methods have theirs, the others take what is left of the palette, in order."""
+    shared = _SHARED.get()
+    if all(label in shared for label in labels):
+        return {label: shared[label] for label in labels}
     colors: dict[str, str] = {}
     for label in labels:
         wanted = next((color for word, color in KNOWN if word in label.lower()), None)

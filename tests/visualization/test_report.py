@@ -11,7 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from ssl_loc.visualization.report import Picture, Section, Table, build_report, format_column
-from ssl_loc.visualization.style import PALETTE, method_colors
+from ssl_loc.visualization.style import PALETTE, method_colors, shared_colors
 
 
 class Page(HTMLParser):
@@ -102,6 +102,10 @@ def test_colors_are_the_methods_own() -> None:
     assert colors["CAST"] == "#009E73" and colors["MoCo"] == "#0072B2" and colors["MoCo + crop"] == "#D55E00"
     assert len(set(colors.values())) == 6
     assert method_colors(["CAST seed 0", "CAST seed 1"])["CAST seed 0"] == "#009E73"
+    with shared_colors(["random", "A", "B"]):
+        together = method_colors(["random", "A", "B"])
+        assert method_colors(["B"]) == {"B": together["B"]}, "alone it has the colour it has beside the others"
+    assert method_colors(["B"]) != {"B": together["B"]}
     many = method_colors([f"run {i}" for i in range(20)])
     assert set(many.values()) <= set(PALETTE)
 
