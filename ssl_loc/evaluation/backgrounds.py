@@ -98,7 +98,7 @@ class Backgrounds:
         # (shorter side 256 / 224 of the size, central square) for photos as in ImageNet's folders.
         node.TRAIN_TRANSFORM = "whole"
         # "linear" (logistic regression by L-BFGS), "knn" (KNN.K and KNN.T), or a file with fc.weight and fc.bias, such
-        # as the linear protocol leaves in heads/ of OUT/work. "{label}" in its name is the label of the weights.
+        # as the linear protocol leaves in OUT/heads. "{label}" in its name is the label of the weights.
         node.HEAD = "linear"
         # json with the class of every output of the head, -1 for none: in_to_in9.json for the 1000 classes of ImageNet.
         node.CLASS_MAP = ""
@@ -144,7 +144,7 @@ class Backgrounds:
         if not Path(file).is_file():
             raise ConfigError(
                 f"BACKGROUNDS.HEAD is '{self.head}' and there is no file {file}; expected linear, knn, or a file with "
-                "fc.weight and fc.bias (heads/ in OUT/work of tools/evaluate.py --protocol linear)"
+                "fc.weight and fc.bias (OUT/heads of tools/evaluate.py --protocol linear)"
             )
         self._owners.setdefault(file, weights.digest)
         if self._owners[file] != weights.digest:

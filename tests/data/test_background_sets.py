@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +88,15 @@ def test_every_setting_shows_what_it_says(photos, tmp_path) -> None:
         mask = np.load(out / "fg_mask" / "val" / CLASSES[c] / f"{i}.npy")
         assert mask.dtype == bool and np.array_equal(mask, two_colours((1, 1, 1), black)[..., 0] > 0)
     assert sorted(p.name for p in out.iterdir()) == sorted([*SETTINGS, "fg_mask", "backgrounds.json"])
+
+
+def test_the_command_makes_a_set_from_class_folders(photos, tmp_path, monkeypatch, capsys) -> None:
+    tool = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "make_backgrounds.py"))
+    words = [str(photos[0]), "--masks", f"folder:{photos[1]}", "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", ["make_backgrounds.py", *words, "--side", str(SIDE), "--format", "png"])
+    tool["main"]()
+    assert "8 settings of 9 foregrounds, 3 classes; 0 photos left out" in capsys.readouterr().out
+    assert len(list((tmp_path / "out").glob("*/val/*/*.png"))) == 8 * 9
 
 
 def test_random_backgrounds_come_from_all_classes_alike() -> None:
