@@ -26,17 +26,45 @@ METRIC_NAMES = {
     "mae": "MAE",
     "max_f": "max F",
     "mAP": "mAP",
+    "probe_top1": "top-1 % of the classifier",
+    "iou_mean_right": "mean IoU where the classifier is right",
+    "iou_mean_wrong": "mean IoU where it is wrong",
+    "energy_over_area": "gradient on the object, over its area",
+    "mask_share": "gradient on the object if spread evenly",
+    "energy_in_mask_right": "energy in mask where right",
+    "energy_in_mask_wrong": "energy in mask where wrong",
+    "on_background_right": "looks at the background, % of right answers",
+    "on_background_wrong": "looks at the background, % of wrong answers",
+    "nearest_same_class": "nearest of the same class %",
+    "same_class": "neighbours of the same class %",
+    "same_class_chance": "same class by chance %",
+    "same_background": "neighbours on the same background %",
+    "same_background_chance": "same background by chance %",
+    "background_errors": "nearest: other class, same background %",
+    "wrong_on_same_background": "wrong neighbours on the same background %",
+    "wrong_on_same_background_chance": "the same by chance %",
 }
 # Settings of the Backgrounds Challenge, in the order of its paper.
 SETTINGS = (
     "original", "mixed_same", "mixed_rand", "mixed_next", "only_fg", "no_fg", "only_bg_b", "only_bg_t",
 )  # fmt: skip
 # The number that a protocol is quoted by; the first that a result has.
-HEADLINES = ("iou_mean", "mixed_rand", "mAP", "top1", "max_f", "bbox/AP", "AP")
+HEADLINES = (
+    "iou_mean", "mixed_rand", "mAP", "top1", "max_f", "bbox/AP", "AP", "energy_over_area", "nearest_same_class",
+)  # fmt: skip
 # Metrics of which less is better -> the words that say so in a picture; of the others more is.
-LOWER_IS_BETTER = dict.fromkeys(("zero_cam_rate", "mae", "challenge_vulnerable"), "less is better")
+LOWER_IS_BETTER = dict.fromkeys(
+    (
+        "zero_cam_rate", "mae", "challenge_vulnerable", "on_background_right", "on_background_wrong",
+        "background_errors", "wrong_on_same_background",
+    ),
+    "less is better",
+)  # fmt: skip
 # Metrics that describe the data, or are good only beside others (who knows nothing has no BG-gap): nobody wins.
-NEUTRAL = ("iou_of_full_map", "bg_gap", "no_fg", "only_bg_b", "only_bg_t")
+NEUTRAL = (
+    "iou_of_full_map", "bg_gap", "no_fg", "only_bg_b", "only_bg_t", "mask_share", "same_class_chance",
+    "same_background", "same_background_chance", "wrong_on_same_background_chance",
+)  # fmt: skip
 
 
 def metric_name(metric: str) -> str:
