@@ -200,7 +200,8 @@ def gradients_caption(data: EvalData, first: GradientPanel) -> str:
     """What is drawn and what to look for."""
     masks = "" if data.masks == NO_MASKS else " The outline is the object's mask."
     return (
-        f"Which pixels move the class score of a linear classifier on frozen features (bright: strongly), its answer, "
+        f"Which pixels move the class score of a linear classifier on frozen features (bright: strongly; averaged a "
+        f"little for the eye, not for the numbers), its answer, "
         f"and the training photos nearest to each photo. Where classes are known these are errors of {first.label}, "
         f"the gradient avoiding the object first.{masks} Look for gradients spread over the background, and for "
         "neighbours that share it: the error patterns of Figure 2 of the DiLo paper."
