@@ -111,8 +111,8 @@ def missing_section(material: Material, reasons: Sequence[str] = ()) -> Section:
         absent = [name for name, _ in EVALUATOR_REGISTRY if name not in measured and name not in _OF_MAPS]
         if absent:
             words.append(
-                f"Numbers of the protocols {', '.join(absent)}: measure them with tools/evaluate.py --protocol "
-                f"{','.join(absent)} --weights RUN --data D --out DIR, and add --results DIR."
+                f"Numbers of the protocols {', '.join(absent)}: measure them with tools/evaluate.py --protocol P,P "
+                "--weights RUN --data D --out DIR, and add --results DIR."
             )
         if not material.pictures:
             words.append("Pictures of where the models look: give images with --data D, and masks with --masks.")

@@ -17,7 +17,7 @@ main { max-width: 1040px; margin: 0 auto; padding: 28px 24px 72px; }
 header { border-bottom: 1px solid var(--line); padding-bottom: 14px; margin-bottom: 20px; }
 h1 { font-size: 1.75rem; line-height: 1.25; margin: 0 0 6px; letter-spacing: -.01em; }
 h2 { font-size: 1.25rem; line-height: 1.3; margin: 44px 0 10px; letter-spacing: -.005em; scroll-margin-top: 12px; }
-p { margin: 8px 0 12px; max-width: 74ch; }
+p { margin: 8px 0 12px; max-width: 74ch; overflow-wrap: anywhere; }
 .soft { color: var(--soft); font-size: .925rem; }
 nav { display: flex; flex-wrap: wrap; gap: 6px 8px; margin: 0 0 8px; }
 nav a { color: var(--accent); text-decoration: none; font-size: .9rem; padding: 3px 10px; border: 1px solid var(--line);
@@ -39,6 +39,8 @@ th { font-weight: 600; background: var(--band); vertical-align: bottom; min-widt
 td.num, th.num { text-align: right; }
 td.num { white-space: nowrap; }
 td { overflow-wrap: anywhere; }
+/* Words break in narrow columns only as the last resort: a table rather scrolls. */
+td:not(.num) { min-width: 9.5em; }
 td:first-child { font-weight: 500; overflow-wrap: normal; min-width: 7.5em; }
 /* The names stay in sight while the numbers scroll. */
 th:first-child, td:first-child { position: sticky; left: 0; z-index: 1; }
@@ -48,7 +50,7 @@ td.best { font-weight: 700; color: var(--best); }
 figure { margin: 16px 0 26px; }
 figure img { display: block; max-width: 100%; height: auto; background: #fff;
   border: 1px solid var(--line); border-radius: 6px; }
-figure.wide img { min-width: 680px; }
+figure.wide img { min-width: var(--least); }
 div.gallery { display: flex; flex-wrap: wrap; gap: 14px; align-items: flex-start; margin: 16px 0 8px; }
 .gallery figure { margin: 0; max-width: calc((100% - 14px * (var(--columns) - 1)) / var(--columns)); }
 figcaption { color: var(--soft); font-size: .9rem; margin-top: 8px; max-width: 84ch; }

@@ -25,6 +25,9 @@ from ssl_loc.utils.file_io import write_text
 from ssl_loc.visualization.html_style import CSS
 from ssl_loc.visualization.style import to_data_uri, to_png
 
+# Width in px that wide pictures keep on a phone.
+LEAST_WIDTH = 680
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -170,7 +173,14 @@ def _picture(picture: Picture) -> str:
     caption = f"<figcaption>{_text(picture.caption)}</figcaption>" if picture.caption else ""
     tag = f'<img alt="{_text(picture.caption or picture.alt or "figure")}" src="{to_data_uri(image)}">'
     inner = f'<div class="scroll">{tag}</div>' if picture.wide else tag
-    return f"<figure{' class=wide' if picture.wide else ''}>{inner}{caption}</figure>\n"
+    # The width at which its smallest text can still be read; no picture is blown up for it.
+    wide = f' class=wide style="--least:{min(LEAST_WIDTH, png_width(image))}px"' if picture.wide else ""
+    return f"<figure{wide}>{inner}{caption}</figure>\n"
+
+
+def png_width(png: bytes) -> int:
+    """Pixels; the number stands in the header, which is the first part of every PNG."""
+    return int.from_bytes(png[16:20], "big")
 
 
 def _gallery(gallery: Gallery) -> str:

@@ -30,6 +30,7 @@ KEY_SETTINGS: dict[str, Callable[[CfgNode], Any]] = {
         else c.MODEL.BACKBONE.NAME
     ),
     "crops": lambda c: crops_of(c),
+    "steps of the first view": lambda c: ", ".join(map(str, c.AUGMENT.VIEWS[0])),
     "training data": lambda c: c.DATA.TRAIN,
     "masks": lambda c: f"{c.DATA.MASKS.SOURCE} {c.DATA.MASKS.ROOT}".strip(),
     "view size, px": lambda c: c.AUGMENT.SIZE,

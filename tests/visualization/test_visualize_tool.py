@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -14,9 +15,9 @@ from PIL import Image
 
 from ssl_loc.evaluation.maps import density
 from ssl_loc.saliency.manifest import write_manifest
-from ssl_loc.utils.errors import ConfigError, DataError
+from ssl_loc.utils.errors import ConfigError, DataError, WeightsError
 from ssl_loc.utils.file_io import write_json
-from ssl_loc.visualization import commands
+from ssl_loc.visualization import model_pictures
 from ssl_loc.visualization.labels import labelled_results
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
@@ -97,15 +98,37 @@ def test_report_has_every_part(visualize, run_folder: Path, tmp_path: Path) -> N
     assert "mean IoU, published" in text and "0.410" in text and "a paper" in text
     assert "1 x InfoNCE, 3 x GradCAMAttention" in text
     assert "torch 9.9.9" in text
-    assert text.count("<img") == 4  # curves, views, cams, density
+    assert text.count("<img") == 6  # curves, views, cams, density, and the neighbours of two photos
+    # These photos have no classes.
+    gone = text.split("Not in this report</h2>")[1]
+    assert "Class Grad-CAM: " in gone and "Input gradients: " in gone and "Numbers of the protocols" in gone
+
+
+def test_report_of_an_evaluation_alone(visualize, tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+    visualize("report", "--results", grounding_json(tmp_path / "eval", "CAST"), "--out", out)
+    text = out.read_text()
+    assert "<h1>Evaluation: CAST</h1>" in text and "0.300" in text and text.count("<img") == 1
+    assert "add --run" in text.split("Not in this report</h2>")[1]
+    with pytest.raises(ConfigError, match="nothing to report on"):
+        visualize("report", "--out", out)
+
+
+def test_report_of_a_run_without_checkpoint(visualize, run_folder: Path, tmp_path: Path) -> None:
+    shutil.rmtree(run_folder / "checkpoints")
+    out, photos = tmp_path / "report.html", f"folder:{tmp_path / 'images'}"
+    visualize("report", run_folder, "--data", photos, "--count", 1, "--out", out)
+    assert "Pictures of the models: folder" in out.read_text() and "Training curves</h2>" in out.read_text()
+    with pytest.raises(WeightsError, match="holds no run"):
+        visualize("report", run_folder, "--weights", run_folder, "--data", photos, "--out", out)
 
 
 def test_one_name_for_one_model(visualize, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The label of a run is its name in the settings, the curves, the caption of the views and over the Grad-CAMs."""
     drawn: list[list[str]] = []
-    compute = commands.cams_section
+    compute = model_pictures.cams_section
     monkeypatch.setattr(
-        commands, "cams_section", lambda w, *rest: (drawn.append([x.label for x in w]), compute(w, *rest))[1]
+        model_pictures, "cams_section", lambda w, *rest: (drawn.append([x.label for x in w]), compute(w, *rest))[1]
     )
     out = tmp_path / "report.html"
     visualize("report", "--run", f"My CAST={run_folder}", "--data", f"folder:{tmp_path / 'images'}", "--masks",
@@ -136,6 +159,8 @@ def test_what_cannot_be_drawn_is_said(visualize, run_folder: Path, tmp_path: Pat
         visualize("detections", "--results", grounding_json(tmp_path / "eval", "CAST"), "--out", tmp_path)
     with pytest.raises(DataError, match="no metrics.jsonl"):
         visualize("curves", "--run", tmp_path, "--out", tmp_path)
+    with pytest.raises(ConfigError, match="--panels 'nothing' stands in no title.*Contrastive loss; "):
+        visualize("curves", "--run", run_folder, "--out", tmp_path, "--panels", "rate", "nothing")
 
 
 def test_list_components_names_everything(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
