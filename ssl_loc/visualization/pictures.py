@@ -15,6 +15,8 @@ from ssl_loc.visualization.box_labels import BoxLabel, add_label
 
 # Colour of a mask's outline.
 OUTLINE = "#F0E442"
+# Colour of the thin line around a mask.
+FRAME = "#BBBBBB"
 # Share of the heat colour where the map is 1; where it is 0 a fifth of it is left, so that edges stay visible.
 HEAT_OPACITY, HEAT_FLOOR = 0.62, 0.2
 
@@ -60,10 +62,19 @@ def show(ax: Axes, picture: np.ndarray | None, title: str = "", color: str = "#2
         ax.text(0.5, 0.5, "no mask", ha="center", va="center", color="#888888", transform=ax.transAxes)
     elif picture.ndim == 2:
         ax.imshow(picture, cmap="gray", vmin=0, vmax=255 if picture.dtype == np.uint8 else 1, interpolation="nearest")
+        _frame(ax)
     else:
         ax.imshow(picture, interpolation="nearest")
     if title:
         ax.set_title(title, fontsize=9, fontweight="normal", color=color, pad=3)
+
+
+def _frame(ax: Axes) -> None:
+    """A thin frame: a mask that is white up to its edges could not be told from the page."""
+    ax.set_axis_on()
+    ax.set(xticks=[], yticks=[])
+    for spine in ax.spines.values():
+        spine.set(visible=True, color=FRAME, linewidth=0.6)
 
 
 def draw_box(

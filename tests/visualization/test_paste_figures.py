@@ -44,6 +44,8 @@ def test_patch_and_pasted_rectangle_are_drawn_where_they_are() -> None:
     assert int(np.asarray(fig.axes[1].images[0].get_array()).max()) == 77  # the map with its grey values
     legend = [text.get_text() for text in fig.legends[0].get_texts()]
     assert "pasted rectangle" in legend
+    # Masks have a frame (a white one could not be told from the page), photos have none.
+    assert [ax.axison for ax in fig.axes[:4]] == [False, True, False, True]
 
 
 def test_views_without_maps_show_the_masks_of_swaps() -> None:

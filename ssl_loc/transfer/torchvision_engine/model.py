@@ -129,7 +129,11 @@ def build_detector(recipe: Recipe, description: dict[str, Any]) -> Detector:
     for key, names in (("RPN", recipe.MODEL.RPN.IN_FEATURES), ("ROI_HEADS", recipe.MODEL.ROI_HEADS.IN_FEATURES)):
         if unknown := [name for name in names if name not in strides]:
             source = "this trunk" if c4 else f"MODEL.FPN.IN_FEATURES {list(recipe.MODEL.FPN.IN_FEATURES)}"
-            raise ConfigError(f"MODEL.{key}.IN_FEATURES names {unknown}; {source} gives {', '.join(strides)}")
+            raise ConfigError(
+                f"MODEL.{key}.IN_FEATURES names {unknown}; {source} gives {', '.join(strides)} (pN has stride 2^N; a "
+                "trunk of stem 'small' starts at p1): name some of these, with a row of ANCHOR_GENERATOR.SIZES each, "
+                "as configs/detection/quick/scenes_narrow_FPN.yaml does for the small stem"
+            )
     rpn = RPN.from_recipe(recipe, channels, [strides[name] for name in recipe.MODEL.RPN.IN_FEATURES])
     heads = _roi_heads(recipe, trunk, channels, strides)
     freeze(trunk, recipe.MODEL.BACKBONE.FREEZE_AT)
