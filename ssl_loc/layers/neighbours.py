@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Elements (float32) of one block of training rows, and of the similarities held at once: 64 MiB each.
-CHUNK_ELEMENTS = 1 << 24
+# Elements (float32) of one block of training rows, and of the similarities held at once: 128 MiB each.
+CHUNK_ELEMENTS = 1 << 25
 
 
 class Rows(Protocol):
@@ -29,12 +29,14 @@ def nearest(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
     ``topk`` leaves the choice among equals open, so rows where a tie crosses the k-th place are sorted stably.
     """
-    values, columns = similarity.topk(k, dim=1)
-    columns, order = columns.sort(dim=1)
-    values, order = values.gather(1, order).sort(dim=1, descending=True, stable=True)
+    columns_there = similarity.shape[1]
+    values, columns = similarity.topk(min(k + 1, columns_there), dim=1)
+    # One more than asked for tells whether a tie crosses the k-th place, without another look at all values.
+    crossing = (values[:, k] == values[:, k - 1]).nonzero()[:, 0] if columns_there > k else columns.new_empty(0)
+    columns, order = columns[:, :k].sort(dim=1)
+    values, order = values[:, :k].gather(1, order).sort(dim=1, descending=True, stable=True)
     columns = columns.gather(1, order)
-    crossing = (similarity >= values[:, -1:]).sum(1) > k
-    if bool(crossing.any()):
+    if len(crossing):
         rows = similarity[crossing]
         order = rows.argsort(dim=1, descending=True, stable=True)[:, :k]
         values[crossing], columns[crossing] = rows.gather(1, order), order

@@ -26,7 +26,7 @@ def test_blocks_and_plain_search_agree(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_block_is_far_below_the_goal() -> None:
     # Of a block: as stored, as float32, normalised, and its similarities, each at most CHUNK_ELEMENTS float32.
-    assert 4 * 4 * neighbours.CHUNK_ELEMENTS < 0.1 * knn.MEMORY_GOAL_GB * 1e9
+    assert 4 * 4 * neighbours.CHUNK_ELEMENTS < 0.25 * knn.MEMORY_GOAL_GB * 1e9
 
 
 @pytest.mark.parametrize("rows", [1_000, 8_000])
