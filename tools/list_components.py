@@ -27,7 +27,7 @@ EXAMPLES = """
 examples:
   python tools/list_components.py                   # everything
   python tools/list_components.py METHOD LOSS       # some registries
-  python tools/list_components.py METHOD --imports projects/RegionMoCo/region_moco.py    # with a project's parts
+  python tools/list_components.py METHOD --imports projects/DenseCL/dense_cl.py    # with a project's parts
   python tools/list_components.py --matrix          # which method, augmenters and losses work together, and why not
   python tools/list_components.py --matrix --format csv > mixtures.csv                   # a row per mixture
   python tools/list_components.py --matrix --set MODEL.BACKBONE.NAME AlexNetBN           # at other settings
