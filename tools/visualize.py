@@ -26,8 +26,8 @@ examples:
   python tools/visualize.py gradients --weights MoCo=moco.pth DiLo=dilo.pth --data TRAIN,VAL --out output/pictures
   # Density of the grounding IoU, from results of tools/evaluate.py
   python tools/visualize.py density --results output/eval --out output/pictures
-  # Training curves
-  python tools/visualize.py curves --run MoCo=output/moco CAST=output/cast --out output/pictures
+  # Training curves; with --panels only those whose titles hold these words
+  python tools/visualize.py curves --run MoCo=output/moco CAST=output/cast --out output/pictures --panels loss rank
   # Detections beside the ground truth, from OUTPUT_DIRs of tools/finetune_det.py
   python tools/visualize.py detections --results random=output/det_random CAST=output/det_cast \\
       --out output/pictures
@@ -35,7 +35,9 @@ examples:
   python tools/visualize.py report random=output/det_random MoCo=output/det_moco CAST=output/det_cast --out det.html
   # Which method, augmenters and losses work together (the same as text: tools/list_components.py --matrix)
   python tools/visualize.py matrix --out output/pictures
-  # All of it in one html file that loads nothing from anywhere
+  # Evaluations alone: headline numbers, published ones beside them, backgrounds, how each was made
+  python tools/visualize.py report --results output/eval --out eval.html
+  # All of it in one html file that loads nothing from anywhere (TRAIN,VAL with classes: input gradients too)
   python tools/visualize.py report --run CAST=output/cast MoCo=output/moco \\
       --results output/eval CAST=output/det_cast --data folder:photos --masks folder:maps --out report.html
 

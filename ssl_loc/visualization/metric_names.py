@@ -50,22 +50,24 @@ SETTINGS = (
 )  # fmt: skip
 # The number that a protocol is quoted by; the first that a result has.
 HEADLINES = (
-    "iou_mean", "mixed_rand", "mAP", "top1", "max_f", "bbox/AP", "AP", "energy_over_area", "nearest_same_class",
+    "iou_mean", "mixed_rand", "mAP", "top1", "nearest_same_class", "energy_over_area", "max_f", "bbox/AP", "AP",
 )  # fmt: skip
-# Metrics of which less is better -> the words that say so in a picture; of the others more is.
-LOWER_IS_BETTER = dict.fromkeys(
-    (
-        "zero_cam_rate", "mae", "challenge_vulnerable", "on_background_right", "on_background_wrong",
-        "background_errors", "wrong_on_same_background",
-    ),
-    "less is better",
+# Metrics (beginnings of their names) of which less is better; of the others more is.
+_LESS = (
+    "zero_cam_rate", "mae", "challenge_vulnerable", "background_errors", "wrong_on_same_background", "on_background",
 )  # fmt: skip
 # Metrics that describe the data, or are good only beside others (who knows nothing has no BG-gap): nobody wins.
-NEUTRAL = (
-    "iou_of_full_map", "bg_gap", "no_fg", "only_bg_b", "only_bg_t", "mask_share", "same_class_chance",
-    "same_background", "same_background_chance", "wrong_on_same_background_chance",
+_NEUTRAL = (
+    "iou_of_full_map", "bg_gap", "no_fg", "only_bg_b", "only_bg_t", "mask_share", "same_background", "probe_top1",
 )  # fmt: skip
 
 
 def metric_name(metric: str) -> str:
     return METRIC_NAMES.get(metric, metric.replace("_", " "))
+
+
+def sense(metric: str) -> str:
+    """Which way is better: "max", "min", or "" where nobody wins."""
+    if metric in _NEUTRAL or metric.endswith("_chance"):
+        return ""
+    return "min" if metric.startswith(_LESS) else "max"

@@ -11,7 +11,7 @@ from ssl_loc.evaluation.results import data_name, protocol_name, spread_of
 from ssl_loc.visualization.bars import Bars, bars_figures, grouped_bars_figure
 from ssl_loc.visualization.density import density_figure
 from ssl_loc.visualization.labels import number_repeats, short_data_names
-from ssl_loc.visualization.metric_names import HEADLINES, LOWER_IS_BETTER, NEUTRAL, SETTINGS, metric_name
+from ssl_loc.visualization.metric_names import HEADLINES, SETTINGS, metric_name, sense
 from ssl_loc.visualization.report import Gallery, Picture, Section, Spread, Table, build_report
 from ssl_loc.visualization.style import method_colors
 
@@ -55,7 +55,9 @@ def glance_section(results: Results) -> Section:
         found = {names[_key(r)]: measured(r, metric) for r in part}
         for name, row in rows.items():
             row.append(found.get(name))
-        bars.append(Bars(title, metric_name(metric), found, chance(part), LOWER_IS_BETTER.get(metric, "")))
+        bars.append(
+            Bars(title, metric_name(metric), found, chance(part), "less is better" if sense(metric) == "min" else "")
+        )
     table = Table(columns, list(rows.values()), best={name: s for name, s in best.items() if s})
     text = "The main number of every protocol; the others stand below."
     if not any(isinstance(cell, Spread) for row in rows.values() for cell in row):
@@ -250,11 +252,6 @@ def headline(part: Results) -> str | None:
     """The main metric of a protocol, where one of the results has it; else the first one."""
     metrics = list(dict.fromkeys(m for r in part for m in r["metrics"]))
     return next((m for m in HEADLINES if m in metrics), metrics[0] if metrics else None)
-
-
-def sense(metric: str) -> str:
-    """Which way is better: "max", "min", or "" where nobody wins."""
-    return "" if metric in NEUTRAL else "min" if metric in LOWER_IS_BETTER else "max"
 
 
 def chance(part: Results) -> float | None:

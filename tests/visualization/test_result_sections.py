@@ -19,6 +19,7 @@ from ssl_loc.visualization import commands
 from ssl_loc.visualization.bars import Bars, bars_figures, grouped_bars_figure
 from ssl_loc.visualization.full_report import MISSING, Material, drawn, full_sections, missing_section
 from ssl_loc.visualization.labels import RunFolder
+from ssl_loc.visualization.metric_names import sense
 from ssl_loc.visualization.report import Gallery, Picture, Section, Spread, Table, build_report
 from ssl_loc.visualization.result_sections import (
     glance_section,
@@ -115,6 +116,12 @@ def test_at_a_glance_has_one_number_per_protocol(results: list[dict[str, Any]]) 
     assert isinstance(section.figures[0], Gallery) and len(section.figures[0].pictures) == 2
     assert headline([result("a", "new", {"odd": 1.0, "even": 2.0})]) == "odd"
     assert not glance_section(results[:1]).tables, "one number needs no summary"
+
+
+def test_which_way_is_better() -> None:
+    words = {"top1": "max", "iou_mean": "max", "zero_cam_rate": "min", "background_errors": "min", "bg_gap": ""}
+    words |= {"on_background_right": "min", "wrong_on_same_background": "min", "wrong_on_same_background_chance": ""}
+    assert {metric: sense(metric) for metric in words} == words
 
 
 def test_two_weights_of_one_name_stay_two(results: list[dict[str, Any]]) -> None:
