@@ -14,7 +14,7 @@ from ssl_loc.evaluation.probe import Recipe
 from ssl_loc.evaluation.probe_fit import ProbeFit
 from ssl_loc.evaluation.weights import Weights
 from ssl_loc.structures import Result
-from ssl_loc.utils.errors import ConfigError, check_choice
+from ssl_loc.utils.errors import ConfigError, WeightsError, check_choice
 
 # Cells per level that give about 9k numbers each of a ResNet-50 (Goyal et al. 2019, "Scaling and Benchmarking"):
 # 256 x 6 x 6, 512 x 4 x 4, 1024 x 3 x 3, 2048 x 2 x 2.
@@ -78,6 +78,14 @@ class Places:
     def check_weights(self, weights: Weights) -> None:
         """Every kind of weights has a trunk; HEAD multi needs one with all levels."""
         weights.require_trunk()
+        if self.head == "multi":
+            there = weights.trunk().backbone.channels
+            absent = [pool[:4] for pool in MULTI_POOLS if pool[:4] not in there]
+            if absent:
+                raise WeightsError(
+                    f"{weights.path} has a trunk without {', '.join(absent)}; PLACES.HEAD multi needs res2 to res5: "
+                    "use PLACES.HEAD gap"
+                )
 
     def check_data(self, data: EvalData) -> None:
         """A training and a test part with class labels."""

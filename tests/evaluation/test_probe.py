@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from ssl_loc.evaluation.places import MULTI_POOLS, Places, places_recipe
 from ssl_loc.evaluation.probe import ProbeBank, Recipe, ScoredRows, StoredFeed, run_probes
 from ssl_loc.evaluation.probe_fit import ProbeFit
 from ssl_loc.evaluation.weights import open_weights
-from ssl_loc.utils.errors import ConfigError
+from ssl_loc.utils.errors import ConfigError, WeightsError
 
 SIZE = 40
 
@@ -166,5 +167,14 @@ def test_several_heads_report_the_last_and_each(run_folder: Path, data: EvalData
     single = Places("gap", [0.1, 0.3], places_recipe(4, 9), augment="crop", features=FeatureOptions(size=64))
     metrics = single(weights, data)
     assert set(metrics.metrics) == {"top1", "top1_best_epoch"} and list(metrics.details["lr_grid_last_best"]) == ["gap"]
+    evaluator.check_weights(weights)
     with pytest.raises(ConfigError, match="PLACES.HEAD"):
         Places("many")
+
+
+def test_several_heads_need_several_levels() -> None:
+    short = SimpleNamespace(channels={"res4": 8, "res5": 8})
+    weights = SimpleNamespace(path="w", require_trunk=lambda: None, trunk=lambda: SimpleNamespace(backbone=short))
+    Places("gap").check_weights(weights)  # type: ignore[arg-type]
+    with pytest.raises(WeightsError, match="without res2, res3; PLACES.HEAD multi"):
+        Places("multi").check_weights(weights)  # type: ignore[arg-type]
