@@ -15,7 +15,7 @@ from ssl_loc.demo.plan import ROOT, Stage
 from ssl_loc.demo.run import Runner, StageError
 from ssl_loc.demo.study import read_study
 from ssl_loc.demo.study_plan import KINDS, plan_study
-from ssl_loc.demo.study_table import collect_study, render_study
+from ssl_loc.demo.study_table import collect_study, draw_study, render_study
 from ssl_loc.utils.errors import ConfigError
 
 STUDIES = sorted((ROOT / "configs/study").glob("*.yaml"))
@@ -122,6 +122,20 @@ def test_table_and_claims_are_paired_arithmetic(small, tmp_path):
     assert ["A > B (maps): kNN %", "yes", "+12.0 ± 2.0", "3 of 3"] in lines
     assert math.isclose(8.386, math.sqrt(sum((d + 1 / 3) ** 2 for d in (5, -10, 4)) / 2), abs_tol=1e-3)
     assert ["random > A: linear %", "not clear", "-0.3 ± 8.4", "2 of 3"] in lines
+
+
+def test_picture_has_a_dot_per_seed_and_a_panel_per_measured_column(small, tmp_path):
+    from ssl_loc.visualization.study_figure import study_figure
+
+    assert draw_study(small, tmp_path, [0], tmp_path / "no.png") is None and not (tmp_path / "no.png").exists()
+    _write(tmp_path, 0, "A", "knn", 50.0)
+    assert draw_study(small, tmp_path, [0], tmp_path / "yes.png").stat().st_size > 1000
+    figure = study_figure(["A", "B"], ["kNN %"], {("A", "kNN %"): [50.0, 60.0, 43.0]})
+    (ax,) = figure.axes
+    assert ax.get_title(loc="left") == "kNN %" and [t.get_text() for t in ax.get_yticklabels()] == ["A", "B"]
+    assert len(ax.collections) == 1  # nothing for B
+    assert ax.collections[0].get_offsets().tolist() == [[50.0, 0.0], [60.0, 0.0], [43.0, 0.0]]
+    assert ax.lines[0].get_xdata()[0] == 51.0
 
 
 def test_claim_with_an_unknown_name_is_an_error(tmp_path):

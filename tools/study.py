@@ -14,7 +14,7 @@ from pathlib import Path
 from ssl_loc.demo.run import Runner
 from ssl_loc.demo.study import read_study
 from ssl_loc.demo.study_plan import KINDS, plan_study
-from ssl_loc.demo.study_table import render_study
+from ssl_loc.demo.study_table import draw_study, render_study
 from ssl_loc.engine.signals import STATUS_BASE
 from ssl_loc.utils.cli import run_tool
 from ssl_loc.utils.device import cpu_cores, wants_bf16
@@ -73,6 +73,7 @@ def main() -> int:
     text = render_study(study, out, seeds)
     write_text(out / "table.md", text)
     print(text)
+    print(f"table: {out / 'table.md'}; picture: {draw_study(study, out, seeds, out / 'study.png') or 'no numbers yet'}")
     return 0
 
 

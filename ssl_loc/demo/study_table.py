@@ -26,6 +26,8 @@ COLUMNS = {
     "detector AP": ("detection", "bbox/AP", 1.0),
     "detector AP50": ("detection", "bbox/AP50", 1.0),
 }
+# Columns of the picture: where it looks, what it knows, what is left on another background, what a detector gains.
+PICTURED = ("grounding IoU %", "kNN %", "linear %", "mixed-rand %", "detector AP")
 StudyNumbers = dict[tuple[str, str], dict[int, float]]  # (row label, column) -> seed -> number
 
 
@@ -57,7 +59,7 @@ def render_study(study: Study, out: str | Path, seeds: Sequence[int]) -> str:
 
     numbers = collect_study(study, out, seeds)
     columns = [c for c in COLUMNS if any(column == c for _, column in numbers)]
-    rows = [[label, *(cell(list(numbers.get((label, c), {}).values())) for c in columns)] for label in _labels(study)]
+    rows = [[label, *(cell(list(numbers.get((label, c), {}).values())) for c in columns)] for label in labels(study)]
     align = ("left", *["right"] * len(columns))
     table = tabulate(rows, headers=["pretraining", *columns], tablefmt="pipe", colalign=align, disable_numparse=True)
     head = f"{study.title}; seeds {', '.join(map(str, seeds))}"
@@ -68,7 +70,18 @@ def render_study(study: Study, out: str | Path, seeds: Sequence[int]) -> str:
     return "\n".join([head, "", table, "", claims if lines else "", ""])
 
 
-def _labels(study: Study) -> list[str]:
+def draw_study(study: Study, out: str | Path, seeds: Sequence[int], path: str | Path) -> Path | None:
+    """Write the picture of the same numbers; None, and nothing written, where there are no numbers yet."""
+    from ssl_loc.visualization.study_figure import study_figure
+    from ssl_loc.visualization.style import save
+
+    numbers = {pair: list(values.values()) for pair, values in collect_study(study, out, seeds).items()}
+    columns = [c for c in PICTURED if any(column == c for _, column in numbers)]
+    return save(study_figure(labels(study), columns, numbers), path) if columns else None
+
+
+def labels(study: Study) -> list[str]:
+    """Rows of the table: random weights, then the study's."""
     return [RANDOM, *(row.label for row in study.rows)]
 
 
@@ -98,7 +111,7 @@ def parse_claim(study: Study, claim: str) -> tuple[str, str, str]:
     rows, _, column = claim.rpartition(":")
     left, _, right = rows.partition(" > ")
     left, right, column = left.strip(), right.strip(), column.strip()
-    for name, known in ((left, _labels(study)), (right, _labels(study)), (column, list(COLUMNS))):
+    for name, known in ((left, labels(study)), (right, labels(study)), (column, list(COLUMNS))):
         if name not in known:
             raise ConfigError(f"the claim '{claim}' names '{name}'{did_you_mean(name, known)} Expected 'A > B: column'")
     return left, right, column
