@@ -12,7 +12,7 @@ import pytest
 from ssl_loc.components import setup_cfg
 from ssl_loc.demo import run as demo_run
 from ssl_loc.demo.plan import ROOT, Stage
-from ssl_loc.demo.run import Runner, StageError
+from ssl_loc.demo.run import Runner, StageError, stage_keys
 from ssl_loc.demo.study import read_study
 from ssl_loc.demo.study_plan import KINDS, plan_study
 from ssl_loc.demo.study_table import collect_study, draw_study, render_study
@@ -89,6 +89,9 @@ def test_maps_first_stage_and_keys_reach_the_command(small, tmp_path):
         ("C: {CONFIG", "a: {CONFIG", "differ in letters"),
         ("{CONFIG: configs/quick/moco.yaml, ", "{", "with CONFIG"),
         ("ROWS:", "ROWS: 3\nKEYS:", "expected a mapping"),
+        ("C: {CONFIG", "random: {CONFIG", "cannot be called 'random'"),
+        ("C: {CONFIG", "p=1: {CONFIG", "nor have '='"),
+        ("MEASURE: [features]}", "MEASURE: features}", "expected a list"),
     ],
 )
 def test_errors_say_what_was_given(tmp_path, old, new, message):
@@ -118,10 +121,25 @@ def test_table_and_claims_are_paired_arithmetic(small, tmp_path):
         for line in render_study(small, tmp_path, [0, 1, 2]).splitlines()
     ]
     assert ["A", "50.0 ± 10.0", "70.0 ± 0.0"] in lines and ["C", "-", "-"] in lines
-    # differences 10, 12, 14: mean 12, sample deviation 2; and 5, -10, 4: -1/3, sqrt((28.4 + 93.4 + 18.8) / 2) = 8.4
-    assert ["A > B (maps): kNN %", "yes", "+12.0 ± 2.0", "3 of 3"] in lines
-    assert math.isclose(8.386, math.sqrt(sum((d + 1 / 3) ** 2 for d in (5, -10, 4)) / 2), abs_tol=1e-3)
-    assert ["random > A: linear %", "not clear", "-0.3 ± 8.4", "2 of 3"] in lines
+    # Differences 10, 12, 14: mean 12, sample deviation 2, t = 12 / (2 / sqrt 3) = 10.39; with two degrees of freedom
+    # P(T > t) = 1/2 - t / (2 sqrt(2 + t^2)) = .0046. And 5, -10, 4: mean -1/3, deviation 8.4.
+    t = 12 / (2 / math.sqrt(3))
+    assert f"{0.5 - t / (2 * math.sqrt(2 + t * t)):.3f}" == "0.005"
+    assert ["A > B (maps): kNN %", "yes", "+12.0 ± 2.0", "3 of 3", "0.005"] in lines
+    assert ["random > A: linear %", "no", "-0.3 ± 8.4", "2 of 3", "0.524"] in lines
+
+
+def test_a_difference_that_may_be_chance_is_no_yes(small, tmp_path):
+    """30, 31, 36 against 29, 31, 31: +2 ± 2.6, t = 1.31, p = .16; one seed alone has no verdict."""
+    for seed, (a, b) in enumerate([(30.0, 29.0), (31.0, 31.0), (36.0, 31.0)]):
+        _write(tmp_path, seed, "A", "knn", a)
+        _write(tmp_path, seed, "B (maps)", "knn", b)
+    text = render_study(small, tmp_path, [0, 1, 2, 3])
+    t = 2 / (math.sqrt(7) / math.sqrt(3))
+    p = f"{0.5 - t / (2 * math.sqrt(2 + t * t)):.3f}"
+    assert "in the mean" in text and "+2.0 ± 2.6" in text and p in text
+    assert "32.3 ± 3.2 (3 of 4)" in text
+    assert "one seed" in render_study(small, tmp_path, [0])
 
 
 def test_picture_has_a_dot_per_seed_and_a_panel_per_measured_column(small, tmp_path):
@@ -143,6 +161,22 @@ def test_claim_with_an_unknown_name_is_an_error(tmp_path):
     file.write_text(SMALL.replace("A > B (maps): kNN %", "A > B: kNN %"))
     with pytest.raises(ConfigError, match="names 'B'"):
         render_study(read_study(file), tmp_path, [0])
+
+
+def test_a_row_is_made_again_when_its_own_python_file_changes(tmp_path):
+    part, config, file = tmp_path / "mine.py", tmp_path / "mine.yaml", tmp_path / "study.yaml"
+    part.write_text("A = 1\n")
+    config.write_text('IMPORTS: ["./mine.py"]\n')
+    file.write_text(f"KEYS:\nROWS: {{Mine: {{CONFIG: {config}}}}}\n")
+    study = read_study(file)
+    assert study.keys == {}
+    before = stage_keys(plan_study(study, tmp_path, [0]))
+    part.write_text("A = 2\n")
+    after = stage_keys(plan_study(study, tmp_path, [0]))
+    assert {name for name in before if before[name] != after[name]} >= {
+        "seed0/pretrain_mine",
+        "seed0/evaluate_features",
+    }
 
 
 def test_stages_of_one_kind_alone(tmp_path, monkeypatch):

@@ -30,7 +30,8 @@ examples
 
 A study is a yaml: ROWS (label: {CONFIG, KEYS, MAPS, MEASURE, INIT}), SCENES, KEYS for every row, CLAIMS that the
 table is asked; configs/study/scenes.yaml shows each. To compare a method of your own, add its yaml as a row. The same
-command goes on where it was stopped; finished stages are skipped. Each stage is an ordinary command of this project.
+command goes on where it was stopped; finished stages are skipped as long as their command, their yaml and the files it
+imports are the same (not the package: after an update take a new --out). Each stage is an ordinary command.
 """
 
 

@@ -99,7 +99,7 @@ def read_study(path: str | Path) -> Study:
 
 
 def _part(values: dict[str, Any], key: str, path: str | Path) -> dict[str, Any]:
-    part = values.get(key, {})
+    part = values.get(key) or {}
     if not isinstance(part, dict):
         raise ConfigError(f"{key} in {path} is {part!r}; expected a mapping")
     return part
@@ -110,7 +110,12 @@ def _row(label: str, values: Any, path: str | Path) -> Row:
     if not isinstance(values, dict) or "CONFIG" not in values:
         raise ConfigError(f"{where} is {values!r}; expected a mapping with CONFIG, the path of a pretraining yaml")
     _check_names(values, {f.name.upper() for f in fields(Row)} - {"LABEL"}, where)
+    if "=" in str(label) or str(label).lower() == "random":
+        raise ConfigError(f"{where}: a row cannot be called 'random' (the untrained network), nor have '=' in its name")
+    if not isinstance(values.get("MEASURE", []), list):
+        raise ConfigError(f"{where}: MEASURE is {values['MEASURE']!r}; expected a list of {', '.join(PROTOCOLS)}")
     given: dict[str, Any] = {key.lower(): tuple(v) if key == "MEASURE" else v for key, v in values.items()}
+    given["keys"] = _part(values, "KEYS", where)
     row = Row(str(label), **given)
     if row.maps not in MAPS:
         raise ConfigError(f"{where}: MAPS is '{row.maps}'; choices: {', '.join(MAPS)}")

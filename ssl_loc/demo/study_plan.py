@@ -40,6 +40,15 @@ def eval_folder(out: str | Path, seed: int, kind: str) -> Path:
     return seed_folder(out, seed) / f"evaluate_{kind}"
 
 
+def input_files(config: Path) -> tuple[Path, ...]:
+    """The yaml, those it inherits from, and the python files they import: what a row is, apart from the package."""
+    files: list[Path] = []
+    for name, values in load_chain(config):
+        imports = [Path(name).parent / part for part in values.get("IMPORTS", ()) if part.endswith(".py")]
+        files += [Path(name), *imports]
+    return tuple(files)
+
+
 class _Seed:
     def __init__(self, study: Study, out: Path, seed: int, workers: int, bf16: bool) -> None:
         self.study, self.out, self.seed, self.workers, self.bf16 = study, out, seed, workers, bf16
@@ -95,7 +104,7 @@ class _Seed:
             keys["MODEL.INIT_FROM"] = first
             needs.append(self._name(first.name))
         command = ("tools/train_net.py", "--config-file", row.config, "--resume", *words(keys))
-        inputs = tuple(Path(name) for name, _ in load_chain(ROOT / row.config))
+        inputs = input_files(ROOT / row.config)
         return Stage(
             self._name(folder.name), f"pretrain {row.label}", "pretrain", command, folder, tuple(needs), inputs
         )

@@ -26,6 +26,8 @@ COLUMNS = {
     "detector AP": ("detection", "bbox/AP", 1.0),
     "detector AP50": ("detection", "bbox/AP50", 1.0),
 }
+# A claim with a larger p is not called a yes; eighteen claims at .05 leave one false yes to be expected.
+SIGNIFICANT = 0.05
 # Columns of the picture: where it looks, what it knows, what is left on another background, what a detector gains.
 PICTURED = ("grounding IoU %", "kNN %", "linear %", "mixed-rand %", "detector AP")
 StudyNumbers = dict[tuple[str, str], dict[int, float]]  # (row label, column) -> seed -> number
@@ -59,7 +61,7 @@ def render_study(study: Study, out: str | Path, seeds: Sequence[int]) -> str:
 
     numbers = collect_study(study, out, seeds)
     columns = [c for c in COLUMNS if any(column == c for _, column in numbers)]
-    rows = [[label, *(cell(list(numbers.get((label, c), {}).values())) for c in columns)] for label in labels(study)]
+    rows = [[label, *(_cell(numbers.get((label, c), {}), len(seeds)) for c in columns)] for label in labels(study)]
     align = ("left", *["right"] * len(columns))
     table = tabulate(rows, headers=["pretraining", *columns], tablefmt="pipe", colalign=align, disable_numparse=True)
     head = f"{study.title}; seeds {', '.join(map(str, seeds))}"
@@ -80,30 +82,44 @@ def draw_study(study: Study, out: str | Path, seeds: Sequence[int], path: str | 
     return save(study_figure(labels(study), columns, numbers), path) if columns else None
 
 
+def _cell(values: dict[int, float], seeds: int) -> str:
+    """Mean and deviation; with the number of seeds where some are missing."""
+    return cell(list(values.values())) + (f" ({len(values)} of {seeds})" if 0 < len(values) < seeds else "")
+
+
 def labels(study: Study) -> list[str]:
     """Rows of the table: random weights, then the study's."""
     return [RANDOM, *(row.label for row in study.rows)]
 
 
 def claim_line(study: Study, claim: str, numbers: StudyNumbers) -> list[str]:
-    """A claim "A > B: column", whether the mean over seeds bears it out, the paired difference, and in how many seeds.
+    """A claim "A > B: column", its verdict, the paired difference, in how many seeds it is positive, and p.
 
-    Seeds are paired (same scenes, same initial weights), so the spread is that of the differences. A difference smaller
-    than its standard error counts as "not clear".
+    Seeds are paired (same scenes, same initial weights), so the spread is that of the differences, and p is that of the
+    one-sided paired t-test. "yes" is p < .05; "in the mean" a positive mean that may be chance; "no" none.
     """
     left, right, column = parse_claim(study, claim)
     a, b = numbers.get((left, column), {}), numbers.get((right, column), {})
     both = sorted(set(a) & set(b))
     if not both:
-        return [claim, "no numbers", "-", "-"]
+        return [claim, "no numbers", "-", "-", "-"]
     differences = [a[seed] - b[seed] for seed in both]
     mean, std = mean_std(differences)
-    error = std / len(both) ** 0.5
-    holds = "yes" if mean > 0 else "no"
-    if len(both) > 1 and abs(mean) < error:
-        holds = "not clear"
-    text = f"{mean:+.1f}" if len(both) == 1 else f"{mean:+.1f} ± {std:.1f}"
-    return [claim, holds, text, f"{sum(d > 0 for d in differences)} of {len(both)}"]
+    agree = f"{sum(d > 0 for d in differences)} of {len(both)}"
+    if len(both) == 1:
+        return [claim, "one seed", f"{mean:+.1f}", agree, "-"]
+    p = paired_p(differences)
+    verdict = "no" if mean <= 0 else "yes" if p < SIGNIFICANT else "in the mean"
+    return [claim, verdict, f"{mean:+.1f} ± {std:.1f}", agree, f"{p:.3f}"]
+
+
+def paired_p(differences: Sequence[float]) -> float:
+    """p of the one-sided paired t-test that the mean of ``differences`` (two or more) is above 0."""
+    from scipy.stats import ttest_1samp
+
+    if max(differences) == min(differences):  # no spread: the statistic is infinite, or 0 / 0
+        return 0.0 if differences[0] > 0 else 1.0
+    return float(ttest_1samp(differences, 0.0, alternative="greater").pvalue)
 
 
 def parse_claim(study: Study, claim: str) -> tuple[str, str, str]:
