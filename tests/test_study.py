@@ -123,6 +123,7 @@ def test_table_and_claims_are_paired_arithmetic(small, tmp_path):
     assert ["A", "50.0 ± 10.0", "70.0 ± 0.0"] in lines and ["C", "-", "-"] in lines
     # Differences 10, 12, 14: mean 12, sample deviation 2, t = 12 / (2 / sqrt 3) = 10.39; with two degrees of freedom
     # P(T > t) = 1/2 - t / (2 sqrt(2 + t^2)) = .0046. And 5, -10, 4: mean -1/3, deviation 8.4.
+    assert ["claim", "holds", "paired difference", "in seeds", "p"] in lines
     t = 12 / (2 / math.sqrt(3))
     assert f"{0.5 - t / (2 * math.sqrt(2 + t * t)):.3f}" == "0.005"
     assert ["A > B (maps): kNN %", "yes", "+12.0 ± 2.0", "3 of 3", "0.005"] in lines

@@ -67,7 +67,7 @@ def render_study(study: Study, out: str | Path, seeds: Sequence[int]) -> str:
     head = f"{study.title}; seeds {', '.join(map(str, seeds))}"
     lines = [claim_line(study, claim, numbers) for claim in study.claims]
     claims = tabulate(
-        lines, headers=["claim", "holds", "difference", "in seeds"], tablefmt="pipe", disable_numparse=True
+        lines, headers=["claim", "holds", "paired difference", "in seeds", "p"], tablefmt="pipe", disable_numparse=True
     )
     return "\n".join([head, "", table, "", claims if lines else "", ""])
 
