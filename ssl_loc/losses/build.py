@@ -193,8 +193,8 @@ def fit_problem(loss: Loss, method: Method) -> str:
             f"{name} reads the trunk at {', '.join(missing)}, but {type(trunk).__name__} has the levels "
             f"{', '.join(trunk.channels)}; choose one of these in LOSS.{loss.node}, or {off}"
         )
-    frozen = [level for level in _levels(loss) if loss.double_backward and level in trunk.frozen_levels]
-    if frozen:
+    # What a loss reads at a frozen level teaches the trunk nothing, even if it reads a trained level too.
+    if frozen := [level for level in _levels(loss) if level in trunk.frozen_levels]:
         return (
             f"{name} needs the gradient at {', '.join(frozen)}, which MODEL.FREEZE_AT {len(trunk.frozen_levels)} "
             f"freezes; set MODEL.FREEZE_AT {list(trunk.channels).index(frozen[0])} or less, or {off}"

@@ -165,7 +165,8 @@ def _check(
     stages: Sequence[int], logit: str, logit_t: float, reduction: str, mask_resize: str, dim: int, hidden: int
 ) -> None:
     node = "LOSS.CROSS_VIEW_ALIGNMENT"
-    if sorted(set(stages)) != sorted(stages) or not stages or not set(stages) <= set(LEVELS):
+    # Compared, neither sorted nor hashed: a yaml may hold words and lists beside numbers.
+    if not stages or not all(stage in tuple(LEVELS) for stage in stages) or len(set(stages)) != len(stages):
         raise ConfigError(f"{node}.STAGES is {list(stages)}; choices: [4], [3], [3, 4]")
     check_choice(f"{node}.LOGIT", logit, LOGITS)
     check_choice(f"{node}.REDUCTION", reduction, REDUCTIONS)

@@ -240,6 +240,15 @@ def test_device_step_refuses_a_foreign_batch() -> None:
         photometric(batch(make_cfg([["RandomResizedCrop"]])))
 
 
+@pytest.mark.parametrize("view", [[], ["CenterCrop"]], ids=["nothing", "centre"])
+def test_two_views_that_would_be_the_same_picture_are_refused(view: list[Any]) -> None:
+    with pytest.raises(ConfigError, match="AUGMENT.VIEWS is .*the 2 views of an image would be the same picture"):
+        build_pipelines(make_cfg([view, view]))
+    # One view is compared with other images or with its own past, and one random view suffices to make a difference.
+    assert len(build_pipelines(make_cfg([view]))) == 1
+    assert len(build_pipelines(make_cfg([view, ["RandomResizedCrop"]]))) == 2
+
+
 @pytest.mark.parametrize("name", AUGMENTER_REGISTRY.names())
 def test_every_augmenter_keeps_its_promise(name: str) -> None:
     target = AUGMENTER_REGISTRY.get(name)

@@ -350,6 +350,14 @@ def test_methods_that_cannot_give_it_stop_at_build() -> None:
     method.query_trunk.channels = OrderedDict(res5=64)
     with pytest.raises(ConfigError, match="reads the trunk at res4, but ResNet has the levels res5"):
         CrossViewAlignment(stages=[3, 4]).connect(method)
+    for stages, count in (([3], 3), ([3, 4], 3), ([4], 4)):
+        method = _method()
+        method.query_trunk.freeze(count)
+        level = f"res{stages[0] + 1}"
+        with pytest.raises(ConfigError, match=f"needs the gradient at {level}, which MODEL.FREEZE_AT {count} freezes"):
+            CrossViewAlignment(stages=stages).connect(method)
+        method.query_trunk.freeze(count - 1)
+        CrossViewAlignment(stages=stages).connect(method)
     with pytest.raises(RuntimeError, match="connect"):
         CrossViewAlignment()(random_views(2), MethodOutput([]), method)
 
@@ -360,6 +368,8 @@ def test_methods_that_cannot_give_it_stop_at_build() -> None:
         ("STAGES", [2], r"STAGES is \[2\]; choices: \[4\], \[3\], \[3, 4\]"),
         ("STAGES", [4, 4], r"STAGES is \[4, 4\]"),
         ("STAGES", [], r"STAGES is \[\]"),
+        ("STAGES", ["a", 4], r"STAGES is \['a', 4\]; choices"),
+        ("STAGES", [[3], 4], r"STAGES is \[\[3\], 4\]; choices"),
         ("LOGIT", "scale", "LOGIT is 'scale'; did you mean scaled"),
         ("LOGIT_T", 0.0, "LOGIT_T is 0.0; expected a number > 0"),
         ("REDUCTION", "avg", "REDUCTION is 'avg'; choices: mean, sum"),

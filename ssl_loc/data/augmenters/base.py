@@ -63,6 +63,7 @@ class Augmenter(ABC):
         in_place: True if it leaves every pixel in its place, like the photometric ones.
         wants_whole: True if it must be given the whole image, so that only such steps may come before it.
         whole_because: the setting that makes it so, for messages; "" = it always does.
+        random: False if it does the same to an image every time.
         resizes: True if its views have one size whatever the image's; photos of several sizes need such a step.
     """
 
@@ -78,6 +79,7 @@ class Augmenter(ABC):
     in_place: ClassVar[bool] = False
     wants_whole: bool = False
     whole_because: str = ""
+    random: ClassVar[bool] = True
     resizes: ClassVar[bool] = False
 
     @abstractmethod

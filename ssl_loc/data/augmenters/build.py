@@ -74,7 +74,7 @@ def build_pipelines(cfg: CfgNode) -> list[Pipeline]:
     place = _place(cfg)
     if not cfg.AUGMENT.VIEWS:
         raise ConfigError("AUGMENT.VIEWS is empty; expected one list of augmenters per view")
-    views = []
+    views, drawn = [], False
     for number, entries in enumerate(cfg.AUGMENT.VIEWS):
         where = f"AUGMENT.VIEWS[{number}]"
         if not isinstance(entries, (list, tuple)):
@@ -83,8 +83,15 @@ def build_pipelines(cfg: CfgNode) -> list[Pipeline]:
         if problem := order_problem(steps, where):
             raise ConfigError(problem)
         _separate_streams(steps)
+        drawn = drawn or any(step.random for step in steps)
         steps = _join(_fuse_colors(steps))
         views.append(_defer(steps, where) if place == "device" else steps)
+    if len(views) > 1 and not drawn:
+        raise ConfigError(
+            f"AUGMENT.VIEWS is {cfg.AUGMENT.VIEWS}, where nothing is drawn at random: the {len(views)} views of an "
+            "image would be the same picture, and matching a picture with itself teaches nothing; list augmenters that "
+            "draw, for example [[RandomResizedCrop, RandomFlip], [RandomResizedCrop, RandomFlip]]"
+        )
     neutral = neutral_records(views)
     return [Pipeline(steps, neutral) for steps in views]
 

@@ -56,6 +56,8 @@ class RandomCrop(RandomResizedCrop):
 class CenterCrop(RandomCrop):
     """Square crop of one size in the middle, resized to the view: every epoch sees the same pixels."""
 
+    random = False
+
     def draw(self, rng: np.random.Generator, height: int, width: int) -> Box:
         side = max(round(self.share * min(height, width)), 1)
         x, y = (width - side) // 2, (height - side) // 2
