@@ -11,7 +11,7 @@ import pytest
 
 from ssl_loc.components import setup_cfg
 from ssl_loc.demo import run as demo_run
-from ssl_loc.demo.plan import ROOT, Stage
+from ssl_loc.demo.plan import ROOT, Stage, build_plan
 from ssl_loc.demo.run import Runner, StageError, stage_keys
 from ssl_loc.demo.study import read_study
 from ssl_loc.demo.study_plan import KINDS, plan_study
@@ -162,6 +162,13 @@ def test_claim_with_an_unknown_name_is_an_error(tmp_path):
     file.write_text(SMALL.replace("A > B (maps): kNN %", "A > B: kNN %"))
     with pytest.raises(ConfigError, match="names 'B'"):
         render_study(read_study(file), tmp_path, [0])
+
+
+def test_stopped_trainings_go_on(small, tmp_path):
+    """The runner starts the same command again in the same folder: both kinds of training must take that."""
+    stages = [*plan_study(small, tmp_path, [0]), *build_plan(tmp_path, 0)]
+    trainings = [stage for stage in stages if stage.kind in ("pretrain", "fine-tune")]
+    assert len(trainings) == 3 + 2 + 6 and all("--resume" in stage.command for stage in trainings)
 
 
 def test_a_row_is_made_again_when_its_own_python_file_changes(tmp_path):

@@ -161,7 +161,16 @@ class _Seed:
         keys |= {f"DATASETS.{k}": f"('scenes:{self.scenes}:{s}',)" for k, s in (("TRAIN", "train"), ("TEST", "val"))}
         keys |= self.size.detect
         weights = RANDOM if label == RANDOM else str(self._backbone(label))
-        command = ("tools/finetune_det.py", "--config-file", RECIPE, "--weights", weights, "--engine", "torchvision")
+        command: tuple[str, ...] = (
+            "tools/finetune_det.py",
+            "--config-file",
+            RECIPE,
+            "--weights",
+            weights,
+            "--engine",
+            "torchvision",
+        )
+        command += ("--resume",)  # what a stop left behind goes on; an empty folder begins
         needs = self._name("draw" if label == RANDOM else f"export_{METHODS[label]}")
         inputs = (ROOT / "configs/detection/Base-RCNN-FPN.yaml", ROOT / RECIPE)
         name, title = self._name(folder.name), f"fine-tune a detector from {label}"

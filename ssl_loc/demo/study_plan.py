@@ -137,7 +137,16 @@ class _Seed:
         keys |= {f"DATASETS.{k}": f"('scenes:{self.labelled}:{s}',)" for k, s in (("TRAIN", "train"), ("TEST", "val"))}
         keys |= self.study.detect
         weights = str(self._backbone(row)) if row else RANDOM
-        command = ("tools/finetune_det.py", "--config-file", RECIPE, "--weights", weights, "--engine", "torchvision")
+        command: tuple[str, ...] = (
+            "tools/finetune_det.py",
+            "--config-file",
+            RECIPE,
+            "--weights",
+            weights,
+            "--engine",
+            "torchvision",
+        )
+        command += ("--resume",)  # what a stop left behind goes on; an empty folder begins
         needs = (self._name("draw_labelled"), *((self._name(self._backbone(row).parent.name),) if row else ()))
         inputs = (ROOT / "configs/detection/Base-RCNN-FPN.yaml", ROOT / RECIPE)
         title = f"fine-tune a detector from {row.label if row else RANDOM}"
