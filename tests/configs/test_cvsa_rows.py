@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.config_differences import differences, family
@@ -12,6 +14,16 @@ from ssl_loc.config import CfgNode
 from ssl_loc.losses import build_losses
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+# Training images as published, and the folder of each set.
+SETS = {
+    "cub_train": (5994, "cub"),
+    "nabirds_train": (23929, "nabirds"),
+    "aircraft_trainval": (6667, "aircraft"),
+    "cars_train": (8144, "cars"),
+    "coco_2017_train": (118287, "coco"),
+    "imagenet_train": (1281167, "imagenet"),
+    "inat2018_train": (437513, "inat2018"),
+}
 MASKS = {"DATA.MASKS.SOURCE", "DATA.MASKS.EMPTY"}
 ALIGNMENT = {"AUGMENT.VIEWS", "LOSS.NAMES", "LOSS.NEGATIVE_COSINE.FORM"} | MASKS
 
@@ -34,6 +46,41 @@ def test_the_method_is_the_papers() -> None:
     moco = setup_cfg(str(CONFIGS / "baselines/moco_v2_R50.yaml")).AUGMENT.VIEWS
     assert cfg.AUGMENT.VIEWS == [["SaliencySwap", *view[1:]] for view in moco]
     assert _cfg("scratch_byol_R50").AUGMENT.VIEWS == moco == _cfg("scratch_simclr_R50").AUGMENT.VIEWS
+
+
+def _columns() -> list[Any]:
+    """(row, keys) of every run that a head describes: the file as it is, and each line of keys for another column."""
+    found = []
+    for path in family("cvsa"):
+        heads = path.read_text().split("_BASE_:")[0]
+        lines = ["", *re.findall(r"^#   (DATA\.TRAIN .*)$", heads, re.M)]
+        found += [pytest.param(path.stem, line.split(), id=" ".join([path.stem, *line.split()[1:2]])) for line in lines]
+    return found
+
+
+@pytest.mark.parametrize(("row", "keys"), _columns())
+def test_every_run_of_a_head_is_one(row: str, keys: list[str]) -> None:
+    """10 epochs of warm-up, the maps of the set that it trains on, and for Cars half of the rate of the others."""
+    cfg, base = setup_cfg(str(CONFIGS / "cvsa" / f"{row}.yaml"), keys), _cfg(row)
+    images, folder = SETS[cfg.DATA.TRAIN]
+    assert cfg.SOLVER.WARMUP_ITERS == 10 * (images // cfg.SOLVER.IMS_PER_BATCH)
+    assert cfg.DATA.MASKS.SOURCE != "folder" or cfg.DATA.MASKS.ROOT == f"./datasets/{folder}/saliency/rbd"
+    halved = cfg.DATA.TRAIN == "cars_train" and cfg.MODEL.METHOD == "BYOL"
+    assert cfg.SOLVER.BASE_LR == (0.3 if halved else base.SOLVER.BASE_LR)
+
+
+@pytest.mark.parametrize("path", [p for p in family("cvsa") if not p.stem.startswith("Base")], ids=lambda p: p.stem)
+def test_heads_lead_to_the_other_columns_and_to_the_maps(path: Path) -> None:
+    text = " ".join(line.lstrip("# ") for line in path.read_text().split("_BASE_:")[0].splitlines())
+    cfg = _cfg(path.stem)
+    if cfg.DATA.TRAIN == "cub_train" and cfg.MODEL.RESNET.DEPTH == 50:
+        published = text.split("Protocol")[0].split("Expected")[1].lower()
+        columns = {name for name in ("nabirds", "aircraft", "cars") if f" {name} " in published}
+        assert set(re.findall(r"DATA\.TRAIN (\w+?)_", text)) == columns
+        assert "The hours are those of CUB" in text
+    if cfg.DATA.MASKS.SOURCE == "folder":
+        made = f"tools/make_saliency.py {cfg.DATA.TRAIN} --method rbd --out {cfg.DATA.MASKS.ROOT}"
+        assert made in text
 
 
 def test_cvsa_adds_swap_and_alignment_to_byol() -> None:
