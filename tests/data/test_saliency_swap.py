@@ -129,6 +129,24 @@ def test_patches_follow_their_distribution() -> None:
     assert abs(((patches[free, 0] - 100) / slack).mean() - 0.5) < 0.03
 
 
+def test_lambda_is_of_the_crop_and_beta_of_the_paste() -> None:
+    """Each at 1 with the other small: all of the object's box, or all of the view."""
+    for index in range(4):
+        whole = swapped(pool(plain(1)), index, MODE="other", LAMBDA=1.0, BETA=0.05)
+        left, top, right, bottom = whole.geometry.visible
+        # The box has 60 x 50 px; a crop of its whole area in another shape is clipped to it, so one side is the box's.
+        assert right - left == 60 or bottom - top == 50
+        part = swapped(pool(plain(1)), index, MODE="other", LAMBDA=0.05, BETA=1.0)
+        x1, y1, x2, y2 = part.extra["paste_box"].tolist()
+        assert (x2 - x1) * (y2 - y1) > 0.9 * SIZE**2 or SIZE in (x2 - x1, y2 - y1)
+    many = [swapped(pool(plain(1)), i, MODE="other", LAMBDA=1.0, BETA=0.05).extra["paste_box"] for i in range(40)]
+    shares = [float((b[2] - b[0]) * (b[3] - b[1])) / SIZE**2 for b in many]
+    crops = [swapped(pool(plain(1)), i, MODE="other", LAMBDA=0.05, BETA=1.0).geometry.visible for i in range(40)]
+    areas = [(b[2] - b[0]) * (b[3] - b[1]) / 3000 for b in crops]
+    # U(.05, 1) has a fifth of its draws below .24; with the two exchanged nothing would be.
+    assert min(shares) < 0.25 and min(areas) < 0.25
+
+
 def test_thin_boxes_give_patches_of_8_px_where_they_can() -> None:
     u = np.full(4, 0.5)
     for box in ((0, 0, 9, 300), (0, 0, 300, 9)):
