@@ -29,7 +29,8 @@ from ssl_loc.visualization.style import INK, MET, UNMET, figure, look
 CELL = 1.6  # inches
 NAME_LENGTH = 22  # characters that fit over a picture
 PASTE = "#CC79A7"  # colour of a pasted rectangle
-# Line styles tell the views apart, colours tell whether the constraint was met.
+FREE = "#56B4E9"  # colour of a crop that no constraint holds
+# Line styles tell the views apart, colours tell whether the constraint was met, where there is one.
 STYLES: tuple[Literal["-", "--", "-.", ":"], ...] = ("-", "--", "-.", ":")
 LINES = ("solid", "dashed", "dash-dotted", "dotted")
 
@@ -41,6 +42,12 @@ class ViewRow:
     sample: Sample
     views: list[View]
     constrained: bool = True
+
+    def color(self, view: View) -> str:
+        """Colour of the view's crop: whether it meets its constraint, if it has one (without a map it has none)."""
+        if not self.constrained or self.sample.saliency is None:
+            return FREE
+        return MET if view.geometry.constraint_met else UNMET
 
 
 def sample_views(cfg: CfgNode, count: int, epoch: int = 0) -> list[ViewRow]:
@@ -95,8 +102,8 @@ def views_figure(rows: Sequence[ViewRow]) -> Figure:
                 show(cells[1], None if grey is None else grey.numpy())
                 at = 2
             for view in row.views:
-                remark, color = _remark(view)
-                show(cells[at], to_rgb(view.image), remark, color)
+                color = row.color(view)
+                show(cells[at], to_rgb(view.image), _remark(view), INK if color == FREE else color)
                 if (box := paste_box(view)) is not None:
                     draw_box(cells[at], box, PASTE, style="--", width=1.2)
                 if has_masks:
@@ -117,15 +124,14 @@ def view_names(count: int) -> list[str]:
     return ["query", "key"] if count == 2 else [f"view {v + 1}" for v in range(count)]
 
 
-def _remark(view: View) -> tuple[str, str]:
-    """What a reader must know about a view beside its pixels, and its colour."""
-    met = view.geometry.constraint_met
+def _remark(view: View) -> str:
+    """What a reader must know about a view beside its pixels."""
     words = [
         *(["pasted"] if _noted(view, PASTED) else ["kept: no object"] if _noted(view, PASTE_REFUSED) else []),
         *(["flipped"] if view.geometry.flip else []),
-        *([] if met else ["NOT met"]),
+        *([] if view.geometry.constraint_met else ["NOT met"]),
     ]
-    return ", ".join(words), MET if met else UNMET
+    return ", ".join(words)
 
 
 def _noted(view: View, name: str) -> bool:
@@ -139,12 +145,15 @@ def paste_box(view: View) -> list[float] | None:
 
 
 def _legend(fig: Figure, rows: Sequence[ViewRow], names: Sequence[str], columns: int) -> None:
+    # Lines look as on the sources; where constraints colour them, as those that meet theirs.
+    held = any(row.constrained and row.sample.saliency is not None for row in rows)
+    color = MET if held else FREE
     handles: list[Artist] = [
-        Line2D([], [], color=INK, linestyle=STYLES[v % len(STYLES)], label=f"{n}'s crop") for v, n in enumerate(names)
+        Line2D([], [], color=color, linestyle=STYLES[v % len(STYLES)], label=f"{n}'s crop") for v, n in enumerate(names)
     ]
     if any(row.sample.saliency is not None for row in rows):
         handles.append(Line2D([], [], color=OUTLINE, label="outline of the mask"))
-        if any(row.constrained for row in rows):
+        if held:
             handles += [Patch(color=c, label=f"crop constraint {w}") for c, w in ((MET, "met"), (UNMET, "NOT met"))]
     if any(paste_box(view) is not None for row in rows for view in row.views):
         handles.append(Line2D([], [], color=PASTE, linestyle="--", label="pasted rectangle"))
@@ -157,7 +166,7 @@ def _source(ax: Axes, row: ViewRow) -> None:
     if row.sample.saliency is not None:
         mask_outline(ax, row.sample.saliency.numpy(), size)
     for v, view in enumerate(row.views):
-        draw_box(ax, view.geometry.visible, _remark(view)[1], style=STYLES[v % len(STYLES)])
+        draw_box(ax, view.geometry.visible, row.color(view), style=STYLES[v % len(STYLES)])
 
 
 def _short(name: str) -> str:

@@ -45,9 +45,9 @@ def test_curves_draw_the_numbers_and_the_chance_level(tmp_path: Path) -> None:
     drawn = {tuple(line.get_ydata()): line.get_color() for line in ax.lines if len(line.get_ydata()) > 1}
     colors = method_colors(["a/moco", "b/moco"])
     assert drawn[(5.0, 4.0, 3.0)] == colors["a/moco"] and drawn[(5.0, 4.0)] == colors["b/moco"]
-    chance = next(line for line in ax.lines if "chance" in str(line.get_label()))
+    chance = next(line for line in ax.lines if list(line.get_xdata()) == [0, 1])  # from edge to edge
     assert chance.get_ydata()[0] == pytest.approx(math.log(257), abs=1e-4)
-    assert "5.55" in str(chance.get_label())
+    assert [text.get_text() for text in ax.texts] == ["chance, ln(K+1) = 5.55"]
     titles = {ax.get_title(loc="left") for ax in fig.axes if ax.get_visible()}
     assert titles == {"Contrastive loss", "Learning rate"}  # no empty panels
 
@@ -78,8 +78,9 @@ def test_density_draws_curve_and_mean() -> None:
     assert len(curves) == 1 and curves[0].get_color() == "#009E73"
     means = [line.get_xdata()[0] for line in ax.lines if line.get_linestyle() == "--"]
     assert means == [0.4, 0.1]
-    legend = [t.get_text() for t in ax.get_legend().get_texts()]
-    assert legend == ["CAST  (mean 0.40, n = 7)", "CAST (2)  (mean 0.10, n = 7)"]
+    (legend,) = fig.legends
+    assert [t.get_text() for t in legend.get_texts()] == ["CAST  (mean 0.40)", "CAST (2)  (mean 0.10)"]
+    assert legend.get_title().get_text() == "dashed: mean; n = 7 images"
     with pytest.raises(DataError, match="protocol 'grounding'"):
         density_figure([{"protocol": "knn"}])
 
@@ -109,6 +110,7 @@ def test_views_draw_boxes_where_they_are_and_say_if_met() -> None:
     assert remarks == [("flipped, NOT met", UNMET)] and fig.axes[4].get_title()  # over the key
     legend = [t.get_text() for t in fig.legends[0].get_texts()]
     assert "key's crop" in legend and "crop constraint NOT met" in legend
+    assert fig.legends[0].get_lines()[0].get_color() == MET  # as the query's crop is drawn
     assert "1 of 2 here" in views_caption(rows)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from ssl_loc.components import get_cfg
 from ssl_loc.structures import Geometry, Sample, View
-from ssl_loc.visualization.views import ViewRow, _is_constrained, views_caption, views_figure
+from ssl_loc.visualization.views import FREE, ViewRow, _is_constrained, views_caption, views_figure
 
 
 def black(*shape: int) -> torch.Tensor:
@@ -67,6 +68,10 @@ def test_only_constrained_crops_have_a_constraint_in_the_legend() -> None:
     fig = views_figure([one])
     assert not [text for text in fig.legends[0].get_texts() if "constraint" in text.get_text()]
     assert fig.axes[0].get_title() == "…that_is_too_long_0001"
+    # The crops are drawn as the legend has them, and not in the colour of a constraint that is met.
+    lines = [line.get_color() for line in fig.legends[0].get_lines() if "crop" in str(line.get_label())]
+    drawn = [to_hex(p.get_edgecolor()) for p in fig.axes[0].patches if isinstance(p, Rectangle)]
+    assert drawn == [color.lower() for color in lines] == [FREE.lower()] * 2
     assert "constraint" not in views_caption([one]) and "(query solid, key dashed)" in views_caption([one])
 
 
