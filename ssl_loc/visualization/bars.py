@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from ssl_loc.visualization.labels import wrap_title
 from ssl_loc.visualization.report import Spread
-from ssl_loc.visualization.style import INK, figure, look
+from ssl_loc.visualization.style import HATCHES, INK, figure, look, method_rounds
 
 # Inches: grouped bars, one panel, a panel without its bars, a bar. Three panels fill the page.
 _WIDTH, _PANEL_WIDTH, _PANEL, _BAR = 11.0, 2.9, 0.9, 0.28
@@ -55,9 +55,13 @@ def bars_figures(panels: Sequence[Bars], colors: Mapping[str, str]) -> list[Figu
 
 def _draw(ax: Axes, panel: Bars, colors: Mapping[str, str]) -> None:
     shown, tops = panel.shown(), []
+    rounds = method_rounds(colors)
     for y, (name, value) in enumerate(shown.items()):
         mean, std = _parts(value)
-        ax.barh(y, mean, xerr=std or None, height=0.68, color=colors[name], ecolor=INK, capsize=2.5)
+        ax.barh(
+            y, mean, xerr=std or None, height=0.68, color=colors[name], ecolor=INK, capsize=2.5,
+            hatch=HATCHES[rounds[name]], edgecolor="white", linewidth=0,
+        )  # fmt: skip
         end = (mean + max(std, 0), y)
         ax.annotate(_label(mean, std), end, xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
         tops.append(mean + std)
@@ -82,6 +86,7 @@ def grouped_bars_figure(
 ) -> Figure:
     """Vertical bars: per group one bar of every name; ``values``: name -> a number, spread or None per group."""
     width = 0.82 / max(1, len(values))
+    rounds = method_rounds(colors)
     with look():
         fig = figure(_WIDTH, 3.6)
         ax = fig.add_subplot()
@@ -90,7 +95,10 @@ def grouped_bars_figure(
             pairs = [_parts(0.0 if number is None else number) for number in numbers]
             means, stds = [mean for mean, _ in pairs], [std for _, std in pairs]
             whiskers = stds if any(stds) else None
-            ax.bar(at, means, width, yerr=whiskers, color=colors[name], ecolor=INK, capsize=2, label=name)
+            ax.bar(
+                at, means, width, yerr=whiskers, color=colors[name], ecolor=INK, capsize=2, label=name,
+                hatch=HATCHES[rounds[name]], edgecolor="white", linewidth=0,
+            )  # fmt: skip
         if chance is not None:
             ax.axhline(chance, color=INK, linestyle=":", linewidth=1.2, label=f"chance, {chance:.1f}")
         ax.set_xticks(range(len(groups)), groups)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -20,6 +21,8 @@ from ssl_loc.visualization.pictures import heat_overlay, masked_picture, show, t
 from ssl_loc.visualization.style import figure, look, method_colors
 
 CELL, TITLE = 1.5, 9.5  # inches, points
+# Inches, columns: of one crop's sheet.
+CELL_SHEET, COLUMNS = 1.2, 4
 
 
 @dataclass
@@ -60,13 +63,7 @@ def cams_figure(batch: CropBatch, panels: Sequence[CamPanel]) -> Figure:
         fig = figure(CELL * len(titles) + 0.2, (CELL + 0.02) * rows + 0.1 + 0.2 * lines)
         axes = fig.subplots(rows, len(titles), squeeze=False)
         for r in range(rows):
-            query_mask, key_mask = batch.query_mask[r, 0], batch.key_mask[r, 0]
-            cells = [
-                to_rgb(batch.query[r]),
-                to_rgb(batch.key[r]),
-                query_mask.float().numpy(),
-                masked_picture(batch.key[r], key_mask),
-            ]
+            cells = [picture for _, picture in _given(batch, r)]
             for ax, picture in zip(axes[r], cells, strict=False):
                 show(ax, picture)
             for ax, panel in zip(axes[r, len(cells) :], panels, strict=True):
@@ -75,6 +72,37 @@ def cams_figure(batch: CropBatch, panels: Sequence[CamPanel]) -> Figure:
         for ax, title, words in zip(axes[0], titles, wrapped, strict=True):
             ax.set_title(words, fontsize=TITLE, fontweight="bold", color=colors.get(title, "#222222"), pad=4)
     return fig
+
+
+def cams_sheet(batch: CropBatch, panels: Sequence[CamPanel], r: int) -> Figure:
+    """Crop ``r`` alone, in four columns that a phone can show: its pictures, and below them every model's Grad-CAM."""
+    colors = method_colors([p.label for p in panels])
+    rows = 1 + -(-len(panels) // COLUMNS)
+    wrapped = [wrap_title(p.label, CELL_SHEET, TITLE) for p in panels]
+    lines = 1 + max((title.count("\n") for title in wrapped), default=0)
+    with look():
+        fig = figure(CELL_SHEET * COLUMNS + 0.1, (CELL_SHEET + 0.12) * rows + 0.17 * (1 + lines * (rows - 1)))
+        axes = fig.subplots(rows, COLUMNS, squeeze=False).flatten()
+        for ax, (title, picture) in zip(axes, _given(batch, r), strict=False):
+            show(ax, picture)
+            ax.set_title(title, fontsize=TITLE, fontweight="bold", color="#222222", pad=4)
+        for ax, panel, words in zip(axes[COLUMNS:], panels, wrapped, strict=False):
+            show(ax, heat_overlay(batch.query[r], panel.heat[r]))
+            ax.set_title(words, fontsize=TITLE, fontweight="bold", color=colors[panel.label], pad=4)
+            _iou_tag(ax, panel.iou[r])
+        for ax in axes[COLUMNS + len(panels) :]:
+            ax.set_visible(False)
+    return fig
+
+
+def _given(batch: CropBatch, r: int) -> list[tuple[str, np.ndarray]]:
+    """Title and picture of what the models are given of crop ``r``."""
+    return [
+        ("query", to_rgb(batch.query[r])),
+        ("key", to_rgb(batch.key[r])),
+        ("query's mask", batch.query_mask[r, 0].float().numpy()),
+        ("masked key", masked_picture(batch.key[r], batch.key_mask[r, 0])),
+    ]
 
 
 def _iou_tag(ax: Axes, iou: float) -> None:

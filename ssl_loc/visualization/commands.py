@@ -134,13 +134,25 @@ def _title(material: Material) -> str:
         "Fine-tuning": [group.label for group in material.detectors],
     }
     titles = [f"{what}: {', '.join(names)}" for what, names in named.items() if names]
+    if _uncovered(material):
+        return f"Evaluation of {len(dict.fromkeys(measured))} models"
     return titles[0] if titles else f"Evaluation: {', '.join(dict.fromkeys(measured))}"
 
 
 def _subtitle(material: Material) -> str:
     files = [Path(r["file"]).parent for r in material.results] if not material.runs else []
     folders = [*(run.path for run in material.runs), *(g.folder for g in material.detectors), *files]
-    return ", ".join(dict.fromkeys(map(str, folders)))
+    where = ", ".join(dict.fromkeys(map(str, folders)))
+    if not _uncovered(material):
+        return where
+    names = ", ".join(run.label for run in material.runs)
+    return f"Tables and bars show every model; curves, views, settings and pictures of maps {names} only. {where}"
+
+
+def _uncovered(material: Material) -> bool:
+    """Whether there are numbers of models whose runs are not given."""
+    runs = {run.label for run in material.runs}
+    return bool(runs) and any(r["details"]["label"] not in runs for r in material.results)
 
 
 def _grounding(args: argparse.Namespace) -> tuple[list[Weights], Grounding, EvalData]:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from ssl_loc.utils.errors import ConfigError, DataError
 from ssl_loc.utils.events import METRICS_FILE, read_metrics
 from ssl_loc.visualization.labels import RunFolder
-from ssl_loc.visualization.style import figure, look, method_colors
+from ssl_loc.visualization.style import MARKERS, figure, look, method_colors, method_rounds
 
 COLUMNS = 3
 # More steps than this are averaged in groups: a curve of 2,000 points has no more to say on 400 px.
@@ -132,7 +132,11 @@ def curves_figure(runs: Sequence[Run], colors: Mapping[str, str] | None = None, 
             _draw(ax, panel, [n for n in found if n], runs, colors)
         for ax in axes[len(shown) :]:
             ax.set_visible(False)
-        handles = [axes[0].plot([], [], color=color, label=label)[0] for label, color in colors.items()]
+        marks = {label: MARKERS[n] for label, n in method_rounds(colors).items()}
+        handles = [
+            axes[0].plot([], [], color=color, label=label, marker=marks[label], markersize=4)[0]
+            for label, color in colors.items()
+        ]
         fig.legend(handles=handles, loc="outside upper left", ncols=min(4, len(handles)))
     return fig
 
@@ -150,11 +154,14 @@ def _first(pattern: str, names: set[str]) -> str:
 
 
 def _draw(ax: Axes, panel: Panel, found: Sequence[str], runs: Sequence[Run], colors: dict[str, str]) -> None:
+    marks = {label: MARKERS[n] for label, n in method_rounds(colors).items()}
     for run in runs:
         for name, style in zip(found, STYLES, strict=False):
             x, y = run.series(name)
-            marker = "o" if len(x) == 1 else None
-            ax.plot(x, y, color=colors[run.label], linestyle=style, marker=marker, markersize=4)
+            marker = marks[run.label] or ("o" if len(x) == 1 else "")
+            # A mark now and then is enough to tell a line.
+            every = max(1, len(x) // 8)
+            ax.plot(x, y, color=colors[run.label], linestyle=style, marker=marker, markersize=4, markevery=every)
     ax.set_title(panel.title, loc="left")
     ax.set_ylabel(panel.ylabel)
     ax.set_xlabel("iteration")

@@ -27,6 +27,11 @@ nav a:hover, nav a:focus { border-color: var(--accent); }
 /* A shadow at the right edge while there is more to scroll to; the first layer moves with the content and hides it. */
 div.scroll { background: linear-gradient(to left, var(--back) 40%, transparent) right / 40px 100% no-repeat local,
   radial-gradient(farthest-side at 100% 50%, rgba(90,105,120,.45), transparent) right / 14px 100% no-repeat scroll; }
+/* A picture would hide that shadow; multiplied with what is behind it, it shows it and stays as it is elsewhere. */
+figure.wide .scroll { isolation: isolate; margin: 0; border: 1px solid var(--line); border-radius: 6px;
+  background: linear-gradient(to left, #fff 40%, transparent) right / 60px 100% no-repeat local,
+    linear-gradient(to left, rgba(40,50,60,.6), transparent) right / 28px 100% no-repeat scroll, #fff; }
+figure.wide img { mix-blend-mode: multiply; border: 0; border-radius: 0; }
 .tall { max-height: 34rem; overflow-y: auto; border: 1px solid var(--line); border-radius: 6px; }
 .tall thead th { position: sticky; top: 0; }
 table { border-collapse: collapse; font-size: .925rem; font-variant-numeric: tabular-nums; min-width: 320px; }
@@ -41,6 +46,7 @@ td.num { white-space: nowrap; }
 td { overflow-wrap: anywhere; }
 /* Words break in narrow columns only as the last resort: a table rather scrolls. */
 td:not(.num) { min-width: 9.5em; }
+td.long { min-width: 26em; }
 td:first-child { font-weight: 500; overflow-wrap: normal; min-width: 7.5em; }
 /* The names stay in sight while the numbers scroll. */
 th:first-child, td:first-child { position: sticky; left: 0; z-index: 1; }
@@ -71,6 +77,7 @@ footer { margin-top: 56px; border-top: 1px solid var(--line); padding-top: 12px;
   nav { display: none; } main { max-width: none; padding: 0; } body { font-size: 11pt; }
   .scroll { overflow: visible; max-height: none; } table { font-size: 9pt; min-width: 0; }
   th, td { position: static !important; padding: 3pt 6pt; }
+  td.long { min-width: 0; }
   figure, tr { break-inside: avoid; } h2, p.caption { break-after: avoid; } figure.wide img { min-width: 0; }
 }
 """

@@ -60,10 +60,19 @@ _LESS = (
 _NEUTRAL = (
     "iou_of_full_map", "bg_gap", "no_fg", "only_bg_b", "only_bg_t", "mask_share", "same_background", "probe_top1",
 )  # fmt: skip
+# Metrics in percent whose names do not say so; they have one decimal.
+_PERCENT = (*SETTINGS, "bg_gap", "mAP")
+# Levels to read the other numbers against, given by the data alone: the same for every model.
+BASELINES = ("iou_of_full_map", "mask_share", "same_class_chance", "same_background_chance")
 
 
 def metric_name(metric: str) -> str:
     return METRIC_NAMES.get(metric, metric.replace("_", " "))
+
+
+def decimals(metric: str) -> int | None:
+    """Decimals of a metric in percent; None: by the size of the numbers."""
+    return 1 if metric in _PERCENT or "%" in metric_name(metric) else None
 
 
 def sense(metric: str) -> str:

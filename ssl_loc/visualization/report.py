@@ -27,6 +27,8 @@ from ssl_loc.visualization.style import to_data_uri, to_png
 
 # Width in px that wide pictures keep on a phone.
 LEAST_WIDTH = 680
+# Letters of a cell that gets a wide column.
+LONG = 40
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,11 @@ class Table:
         rows: values; None is an empty cell; floats and spreads are rounded alike within a column, the rest is shown as
             text.
         caption: what one sees; stands above the table.
-        best: column -> "max" or "min": the best number of that column is set in bold, unless all are equal.
+        best: column -> "max" or "min": the best number of that column is set in bold, unless most rows share it.
         marked: numbers of the rows to set off.
         muted: numbers of the rows that are only quoted: in italics, and never the best.
         decimals: of floats and spreads; None chooses them by the largest of a column.
+        places: column -> its decimals, before ``decimals``.
         tall: a long table, shown in a window of its own that scrolls.
     """
 
@@ -60,6 +63,7 @@ class Table:
     marked: Sequence[int] = ()
     muted: Sequence[int] = ()
     decimals: int | None = None
+    places: dict[str, int] = field(default_factory=dict)
     tall: bool = False
 
 
@@ -138,13 +142,14 @@ def _table(table: Table) -> str:
     numeric = [all(_is_number(row[i]) for row in table.rows if row[i] is not None) for i in range(len(table.columns))]
     best = {name: _best_rows(table, name, sense) for name, sense in table.best.items()}
     columns = ([row[i] for row in table.rows] for i in range(len(table.columns)))
-    shown = list(zip(*(format_column(column, table.decimals) for column in columns), strict=True))
+    places = [table.places.get(name, table.decimals) for name in table.columns]
+    shown = list(zip(*map(format_column, columns, places), strict=True))
     caption = f'<p class="caption">{_text(table.caption)}</p>\n' if table.caption else ""
     head = "".join(f"<th{_class(num)}>{_text(c)}</th>" for c, num in zip(table.columns, numeric, strict=True))
     rows = []
     for r, texts in enumerate(shown):
         cells = [
-            f"<td{_class(num, r in best.get(name, ()))}>{_text(text)}</td>"
+            f"<td{_class(num, r in best.get(name, ()), len(text) > LONG)}>{_text(text)}</td>"
             for name, num, text in zip(table.columns, numeric, texts, strict=True)
         ]
         kind = "marked" if r in table.marked else "muted" if r in table.muted else ""
@@ -161,7 +166,9 @@ def _best_rows(table: Table, name: str, sense: str) -> list[int]:
     if len(set(values.values())) < 2:
         return []
     top = (max if sense == "max" else min)(values.values())
-    return [i for i, value in values.items() if value == top]
+    winners = [i for i, value in values.items() if value == top]
+    # What most have sets nobody apart.
+    return winners if len(winners) <= max(2, len(values) // 2) else []
 
 
 def _picture(picture: Picture) -> str:
@@ -231,8 +238,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float, Spread)) and not isinstance(value, bool)
 
 
-def _class(numeric: bool, best: bool = False) -> str:
-    names = [name for name, on in (("num", numeric), ("best", best)) if on]
+def _class(numeric: bool, best: bool = False, long: bool = False) -> str:
+    names = [name for name, on in (("num", numeric), ("best", best), ("long", long and not numeric)) if on]
     return f' class="{" ".join(names)}"' if names else ""
 
 

@@ -77,7 +77,9 @@ def curves_section(runs: Sequence[Run]) -> Section:
         "should fall below the chance level. A spread near 1/sqrt(D) means that the embedding uses its whole sphere; "
         "near 0 it has collapsed."
     )
-    return Section("Training curves", text, figures=[Picture(curves_figure(runs), "Numbers logged in training.", True)])
+    names = ", ".join(dict.fromkeys(run.label for run in runs))
+    caption = f"Numbers logged in the training of {names}."
+    return Section("Training curves", text, figures=[Picture(curves_figure(runs), caption, wide=True)])
 
 
 def views_section(runs: Sequence[RunFolder], count: int = 5) -> Section:

@@ -18,7 +18,13 @@ from PIL import Image
 from ssl_loc.utils.file_io import atomic_write
 
 # Okabe and Ito's palette: told apart by colour-blind readers and in print.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#000000")
+BASIC = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#000000")
+# Past eight models: colours after Tol's muted scheme. Nobody tells sixteen colours apart, so these have a mark too.
+EXTRA = ("#332288", "#882255", "#999933", "#44AA99", "#A6761D", "#AA4499", "#661100", "#6699CC")
+PALETTE = BASIC + EXTRA
+# Of bars and of lines, by the rounds of :func:`method_rounds`.
+HATCHES = ("", "////", "....", "xxxx")
+MARKERS = ("", "o", "s", "^")
 # The three models of the CAST paper keep their colour in every picture (Figure 7: CAST is green).
 KNOWN = (("cast", "#009E73"), ("crop", "#D55E00"), ("moco", "#0072B2"), ("random", "#7F7F7F"))
 MET, UNMET, INK, PALE = "#009E73", "#D55E00", "#222222", "#D9D9D9"
@@ -66,19 +72,45 @@ def shared_colors(labels: Sequence[str]) -> Iterator[None]:
 
 
 def method_colors(labels: Sequence[str]) -> dict[str, str]:
-    """A colour per label: the known methods have theirs, the others take what is left of the palette, in order."""
+    """A colour per label: the known methods have theirs, the others take what is left of the palette, in order.
+
+    No colour is given twice to up to sixteen labels; see :func:`method_rounds` for more.
+    """
     shared = _SHARED.get()
     if all(label in shared for label in labels):
         return {label: shared[label] for label in labels}
     colors: dict[str, str] = {}
+    known = [color for _, color in KNOWN]
+    taken = {color for word, color in KNOWN if any(word in label.lower() for label in labels)}
+    order = [
+        *(c for c in BASIC if c not in known),
+        *(c for c in BASIC if c in known and c not in taken),
+        *EXTRA,
+        *(c for c in BASIC if c in taken),
+    ]
     for label in labels:
         wanted = next((color for word, color in KNOWN if word in label.lower()), None)
-        free = [c for c in PALETTE if c not in colors.values()]
         if wanted is None or wanted in colors.values():
-            known = {color for _, color in KNOWN}
-            wanted = next((c for c in free if c not in known), free[0] if free else PALETTE[len(colors) % len(PALETTE)])
+            wanted = next((c for c in order if c not in colors.values()), PALETTE[len(colors) % len(PALETTE)])
         colors[label] = wanted
     return colors
+
+
+def method_rounds(colors: Mapping[str, str]) -> dict[str, int]:
+    """Label -> 0 for a basic colour, 1 for an extra one, higher where its colour repeats: an index into ``HATCHES`` and
+    ``MARKERS``.
+
+    Args:
+        colors: label -> colour, as :func:`method_colors` gives them.
+    """
+    shared = _SHARED.get()
+    every = shared if all(label in shared for label in colors) else colors
+    rounds: dict[str, int] = {}
+    seen: list[str] = []
+    for label, color in every.items():
+        rounds[label] = (int(color in EXTRA) + 2 * seen.count(color)) % len(HATCHES)
+        seen.append(color)
+    return {label: rounds[label] for label in colors}
 
 
 def figure(width: float, height: float, **kwargs: Any) -> Figure:

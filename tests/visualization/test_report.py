@@ -11,7 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from ssl_loc.visualization.report import Picture, Section, Table, build_report, format_column
-from ssl_loc.visualization.style import PALETTE, method_colors, shared_colors
+from ssl_loc.visualization.style import HATCHES, MARKERS, PALETTE, method_colors, method_rounds, shared_colors
 
 
 class Page(HTMLParser):
@@ -108,6 +108,25 @@ def test_colors_are_the_methods_own() -> None:
     assert method_colors(["B"]) != {"B": together["B"]}
     many = method_colors([f"run {i}" for i in range(20)])
     assert set(many.values()) <= set(PALETTE)
+
+
+def test_every_model_of_many_looks_different() -> None:
+    labels = ["CAST", "MoCo", *(f"run {i}" for i in range(18))]
+    colors = method_colors(labels)
+    assert len(set(list(colors.values())[:16])) == 16
+    rounds = method_rounds(colors)
+    assert len({(colors[label], rounds[label]) for label in labels}) == 20
+    assert rounds["CAST"] == rounds["MoCo"] == 0 and max(rounds.values()) < len(HATCHES) == len(MARKERS)
+    with shared_colors(labels):
+        assert method_rounds({"run 17": colors["run 17"]}) == {"run 17": rounds["run 17"]}, "alone as among the others"
+
+
+def test_what_most_share_is_not_bold(tmp_path: Path) -> None:
+    rows = [[f"m{i}", 0.0 if i < 6 else 0.1 * i] for i in range(10)]
+    text, page = read(
+        build_report("t", [Section("s", tables=[Table(["w", "zero"], rows, best={"zero": "min"})])], tmp_path / "r")
+    )
+    assert not [data for data, classes in page.cells if "best" in classes]
 
 
 @pytest.mark.parametrize("width", [False, True])
