@@ -15,7 +15,7 @@ from ssl_loc.evaluation.input_gradients import InputGradients
 from ssl_loc.evaluation.neighbours import NearestNeighbours
 from ssl_loc.evaluation.weights import Weights
 from ssl_loc.visualization import class_cams, gradients, neighbours
-from ssl_loc.visualization.cams import cams_figure, compute_cams
+from ssl_loc.visualization.cams import cams_sheet, compute_cams
 from ssl_loc.visualization.report import Gallery, Picture, Section
 
 CAMS = "Where the models look"
@@ -48,12 +48,17 @@ def _make(
 
 
 def cams_section(weights: Sequence[Weights], data: EvalData, protocol: Grounding, count: int = 6) -> Section:
+    """A small picture per crop, two beside each other."""
     batch, panels = compute_cams(weights, data, protocol, count)
     caption = (
         "Grad-CAM of matching the query with the masked key (red: the match depends on it), with the IoU of its "
         "strongest part and the query's mask. Same crops for every model."
     )
-    return Section(CAMS, figures=[Picture(cams_figure(batch, panels), caption, wide=True)])
+    pictures = [
+        Picture(cams_sheet(batch, panels, i), alt="a crop, its key and mask, and every model's Grad-CAM")
+        for i in range(len(batch.names))
+    ]
+    return Section(CAMS, figures=[Gallery(pictures, caption, columns=2)])
 
 
 def class_cams_section(weights: Sequence[Weights], data: EvalData, protocol: ClassGrounding, count: int = 6) -> Section:

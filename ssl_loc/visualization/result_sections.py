@@ -11,7 +11,7 @@ from ssl_loc.evaluation.results import data_name, protocol_name, spread_of
 from ssl_loc.visualization.bars import Bars, bars_figures, grouped_bars_figure
 from ssl_loc.visualization.density import density_figure
 from ssl_loc.visualization.labels import number_repeats, short_data_names
-from ssl_loc.visualization.metric_names import HEADLINES, SETTINGS, metric_name, sense
+from ssl_loc.visualization.metric_names import BASELINES, HEADLINES, SETTINGS, decimals, metric_name, sense
 from ssl_loc.visualization.report import Gallery, Picture, Section, Spread, Table, build_report
 from ssl_loc.visualization.style import method_colors
 
@@ -44,7 +44,7 @@ def glance_section(results: Results) -> Section:
     groups, names = by_protocol(results), weight_names(results)
     if len(results) < 2:
         return Section("At a glance")
-    columns, best, bars = ["weights"], {}, []
+    columns, best, places, bars = ["weights"], {}, {}, []
     rows: dict[str, list[Any]] = {name: [name] for name in names.values()}
     for title, part in _titled(groups, brief=True):
         metric = headline(part)
@@ -52,13 +52,19 @@ def glance_section(results: Results) -> Section:
             continue
         columns.append(f"{title}: {metric_name(metric)}")
         best[columns[-1]] = sense(metric)
+        places[columns[-1]] = decimals(metric)
         found = {names[_key(r)]: measured(r, metric) for r in part}
         for name, row in rows.items():
             row.append(found.get(name))
         bars.append(
             Bars(title, metric_name(metric), found, chance(part), "less is better" if sense(metric) == "min" else "")
         )
-    table = Table(columns, list(rows.values()), best={name: s for name, s in best.items() if s})
+    table = Table(
+        columns,
+        list(rows.values()),
+        best={name: s for name, s in best.items() if s},
+        places={name: n for name, n in places.items() if n is not None},
+    )
     text = "The main number of every protocol; the others stand below."
     if not any(isinstance(cell, Spread) for row in rows.values() for cell in row):
         text += " One seed each: a difference below the spread over seeds means nothing (--seeds shows it)."
@@ -87,6 +93,8 @@ def numbers_section(results: Results) -> Section:
 
 def _numbers_table(part: Results, title: str) -> Table:
     metrics = [m for m in dict.fromkeys(m for r in part for m in r["metrics"]) if PER_CLASS not in m]
+    baselines = _baselines(part)
+    metrics = [m for m in metrics if m not in baselines]
     published = [r["details"].get("published") or {} for r in part]
     seeds = [len(r["details"].get("seeds") or [r.get("seed", 0)]) for r in part]
     several = max(seeds, default=1) > 1
@@ -96,10 +104,12 @@ def _numbers_table(part: Results, title: str) -> Table:
     ]
     elsewhere = _references(part)
     quoted: list[list[Any]] = [[name, *([None] if several else [])] for name in elsewhere]
-    best = {}
+    best, places = {}, {}
     for metric in metrics:
         name = metric_name(metric)
         columns.append(name)
+        if (digits := decimals(metric)) is not None:
+            places |= {name: digits, f"{name}, published": digits}
         if sense(metric):
             best[name] = sense(metric)
         known = any(metric in p for p in published)
@@ -112,7 +122,25 @@ def _numbers_table(part: Results, title: str) -> Table:
             row += [None] if known else []
     sources = dict.fromkeys(_sources(part))
     caption = title + (f" (published: {', '.join(sources)})" if sources else "")
-    return Table(columns, [*rows, *quoted], caption, best, muted=range(len(rows), len(rows) + len(quoted)))
+    if baselines:
+        levels = (f"{metric_name(m)}: {_level(value, m)}" for m, value in baselines.items())
+        caption += f". To compare with, the same for every model: {'; '.join(levels)}"
+    muted = range(len(rows), len(rows) + len(quoted))
+    return Table(columns, [*rows, *quoted], caption, best, muted=muted, places=places)
+
+
+def _baselines(part: Results) -> dict[str, float]:
+    """Levels that the data give, where all results agree on them: one number, no column."""
+    found: dict[str, float] = {}
+    for metric in BASELINES:
+        values = {r["metrics"].get(metric) for r in part}
+        if len(values) == 1 and (value := values.pop()) is not None:
+            found[metric] = float(value)
+    return found
+
+
+def _level(value: float, metric: str) -> str:
+    return format(value, f".{3 if (digits := decimals(metric)) is None else digits}f")
 
 
 def _references(part: Results) -> dict[str, dict[str, float]]:
@@ -151,9 +179,10 @@ def backgrounds_section(results: Results) -> Section:
         values = {names[_key(r)]: [measured(r, s) for s in settings] for r in part}
         words = [metric_name(s) for s in settings]
         caption = (
-            f"{title[0].upper()}{title[1:]}. The object is the same in the first settings, what is behind it changes: "
-            "the further mixed-rand falls below mixed-same (BG-gap), the more the answer hangs on the background. "
-            "Without the object (no-FG, only-BG) a good answer can come from the background alone."
+            f"Backgrounds Challenge, pictures: {title.split(' on ', 1)[-1]}. The object is the same in the first "
+            "settings, what is behind it changes: the further mixed-rand falls below mixed-same (BG-gap), the more the "
+            "answer hangs on the background. Without the object (no-FG, only-BG) a good answer can come from the "
+            "background alone."
         )
         figures.append(Picture(grouped_bars_figure(words, values, colors, chance(part), "top-1 %"), caption, wide=True))
     return Section("Backgrounds", figures=figures)

@@ -71,7 +71,7 @@ def test_every_number_appears_and_nothing_else_is_loaded(results: list[dict[str,
         for metric, value in r["metrics"].items():
             std = (r["details"].get("std") or {}).get(metric)
             # As many decimals as the largest of its column needs.
-            digits = 1 if abs(value) >= 10 else 3
+            digits = 1 if abs(value) >= 10 or metric == "bg_gap" else 3
             assert f"{value:.{digits}f}" + (f" ± {std:.{digits}f}" if std else "") in cells, (metric, value)
     assert "43.0" in cells and "76.5" in cells and "Paper A, Table 2, Paper B" in text
     assert text.count("<img") == 3, "a bar panel per protocol, and the settings"

@@ -98,7 +98,7 @@ def test_report_has_every_part(visualize, run_folder: Path, tmp_path: Path) -> N
     assert "mean IoU, published" in text and "0.410" in text and "a paper" in text
     assert "1 x InfoNCE, 3 x GradCAMAttention" in text
     assert "torch 9.9.9" in text
-    assert text.count("<img") == 6  # curves, views, cams, density, and the neighbours of two photos
+    assert text.count("<img") == 7  # curves, views, density, the cams and the neighbours of two photos
     # These photos have no classes.
     gone = text.split("Not in this report</h2>")[1]
     assert "Class Grad-CAM: " in gone and "Input gradients: " in gone and "Numbers of the protocols" in gone
