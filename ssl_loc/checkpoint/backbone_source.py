@@ -21,12 +21,11 @@ from ssl_loc.checkpoint.backbone_file import BackboneFile, check_digest, trunk_i
 from ssl_loc.checkpoint.backbone_formats import SAFETENSORS_META, meta_beside, safetensors_torch
 from ssl_loc.checkpoint.checkpointer import run_checkpoint
 from ssl_loc.checkpoint.files import describe, format_of, read_torch_file, tensor_digest
-from ssl_loc.checkpoint.foreign_families import PIXELS
 from ssl_loc.checkpoint.foreign_trunk import ForeignTrunk, take_trunk
 from ssl_loc.checkpoint.inferred_backbone import infer_backbone
 from ssl_loc.checkpoint.trunk_names import CLASSIFIER, trunk_from_detectron2
-from ssl_loc.checkpoint.trunk_shape import shape_problems, shapes_of, spoken
-from ssl_loc.utils.errors import UserError, WeightsError
+from ssl_loc.checkpoint.trunk_shape import listed, shape_problems, shapes_of, spoken
+from ssl_loc.utils.errors import UserError, WeightsError, did_you_mean
 from ssl_loc.utils.file_io import read_json
 
 logger = logging.getLogger(__name__)
@@ -35,6 +34,11 @@ logger = logging.getLogger(__name__)
 STATED = ("pixel_mean", "pixel_std", "channel_order", "stride_in_1x1")
 # Where the trunk is, for a file that holds several.
 PREFIX = "prefix"
+# What else a statement may say: what the meta of an exported trunk does.
+DESCRIBING = (
+    *("backbone", "digest", "method", "losses", "dataset", "dataset_size", "mask_source", "masks", "uses_labels"),
+    *("init_from", "iteration", "versions", "config", "source"),
+)
 EXAMPLE = (
     '{"pixel_mean": [123.675, 116.28, 103.53], "pixel_std": [58.395, 57.12, 57.375], "channel_order": "RGB", '
     '"stride_in_1x1": false}'
@@ -175,14 +179,15 @@ def _foreign(
     given = _statement(beside) if stated is not None or beside.is_file() else {}
     prefix = given.pop(PREFIX, None) if prefix is None else prefix
     trunk = take_trunk(content, path, prefix, custom="backbone" in given)
-    trunk.report(path)
-    if trunk.layout == "detectron2" and not given.keys() & set(STATED):
+    pixels_given = bool(given.keys() & set(STATED))
+    if trunk.ask and not pixels_given:
         raise WeightsError(
-            f"{path} has detectron2's names; its users train on BGR or RGB with several means and strides; nothing "
-            f"in it says which; write {meta_beside(path).name} beside it, for example {EXAMPLE}"
+            f"{path} {trunk.ask}; nothing in it says which; write {meta_beside(path).name} beside it, for example "
+            f"{EXAMPLE}"
         )
-    meta = given if given.keys() & set(STATED) else {**_assumed(trunk, path), **given}
-    check_stated(meta, beside)
+    trunk.report(path)
+    meta = given if pixels_given else {**_assumed(trunk, path), **given}
+    check_stated(meta, beside if pixels_given else path)
     if "digest" in meta:
         check_digest(trunk.model, meta["digest"], path)
     if "backbone" in meta:
@@ -193,24 +198,28 @@ def _foreign(
 
 
 def _assumed(trunk: ForeignTrunk, path: str | os.PathLike) -> dict[str, Any]:
-    """What the published code of this family does, said aloud."""
-    mean, std = PIXELS[trunk.pixels]
-    logger.warning(
-        "%s does not say how pixels were prepared; assumed, as in %s: RGB, mean %s, std %s (0..255), stride in the 3x3 "
-        "convolutions; if that is wrong, state it in %s",
-        path,
-        "the published code of this family" if trunk.family != "no known family" else "most published code",
-        mean,
-        std,
-        meta_beside(path),
+    """What the file's own normalisation is, or what the published code of this family does, said aloud."""
+    pixels = trunk.pixels
+    words = (
+        "%s prepares its pixels by %s: mean %s, std %s (0..255); assumed: RGB, stride in the 3x3 convolutions; if that "
+        "is wrong, state it in %s"
+        if pixels.in_file
+        else "%s does not say how pixels were prepared; assumed, as in %s: RGB, mean %s, std %s (0..255), stride in "
+        "the 3x3 convolutions; if that is wrong, state it in %s"
     )
-    return {"pixel_mean": list(mean), "pixel_std": list(std), "channel_order": "RGB", "stride_in_1x1": False}
+    logger.warning(words, path, pixels.source, pixels.mean, pixels.std, meta_beside(path))
+    return {"pixel_mean": pixels.mean, "pixel_std": pixels.std, "channel_order": "RGB", "stride_in_1x1": False}
 
 
 def _statement(path: Path) -> dict[str, Any]:
     meta = read_json(path)
     if not isinstance(meta, dict):
         raise WeightsError(f"{path} holds a {type(meta).__name__}; expected for example {EXAMPLE}")
+    known = (*STATED, PREFIX, *DESCRIBING)
+    # With a digest it is what an export left beside its tensors, also that of another version.
+    if "digest" not in meta and (unknown := [key for key in meta if key not in known]):
+        near = did_you_mean(unknown[0], known)
+        raise WeightsError(f"{path} has {listed(unknown)}, which nothing reads; expected {', '.join(known)}{near}")
     if meta.keys() & set(STATED):
         check_stated(meta, path)
     elif not meta.keys() & {PREFIX, "backbone", "digest"}:

@@ -34,6 +34,8 @@ class Family:
         others: trunks beside it that are not taken: the momentum (target) network, or the same one by another name.
         marks: beginnings of other names in the file, of which one at least must be there; empty = no condition.
         pixels: of ``PIXELS``.
+        ask: what its users do differently from each other, so that nothing about pixels and strides is assumed and a
+            statement is asked for; "" = assume.
     """
 
     name: str
@@ -41,11 +43,17 @@ class Family:
     others: tuple[str, ...] = ()
     marks: tuple[str, ...] = ()
     pixels: str = "imagenet"
+    ask: str = ""
 
     def marked_by(self, names: Iterable[str]) -> str:
         """The first of ``names`` that is a mark of this family, or ""."""
         return next((name for name in names if name.startswith(self.marks)), "") if self.marks else ""
 
+
+_FINE_TUNED = (
+    "trained further for detection or segmentation; users of such code train with several pixel statistics, channel "
+    "orders, strides and dilations"
+)
 
 # The first that fits is taken, so what has marks comes before what has none. Sources: the model definitions and saving
 # code of the repositories named.
@@ -64,11 +72,12 @@ FAMILIES: tuple[Family, ...] = (
     Family("OpenSelfSup / openmixup BYOL", ("online_net.0.",), ("target_net.0.", "backbone.")),
     # yaox12/BYOL-PyTorch (a numbered Sequential) and Lightning Bolts (torchvision's names).
     Family("BYOL (BYOL-PyTorch, Lightning Bolts)", ("online_network.encoder.",), ("target_network.encoder.",)),
-    # sthalles/PyTorch-BYOL: one part of the file for each network.
+    # sthalles/PyTorch-BYOL: one part of the file for each network; data/transforms.py ends with ToTensor.
     Family(
         "BYOL (sthalles/PyTorch-BYOL)",
         ("online_network_state_dict.encoder.",),
         ("target_network_state_dict.encoder.",),
+        pixels="unit",
     ),
     # facebookresearch/vissl; also with its outer parts taken off.
     Family(
@@ -78,12 +87,29 @@ FAMILIES: tuple[Family, ...] = (
     ),
     # facebookresearch/dino evaluates the teacher.
     Family("DINO", ("teacher.backbone.", "teacher."), ("student.backbone.", "student.")),
-    # vturrisi/solo-learn: "encoder" before its version 1.0.6. Every method there trains a classifier beside.
+    # Networks for detection and segmentation, whose trunks have the names that pretrainings use. torchvision's heads
+    # for segmentation are Sequentials that end in number 4; DeepLab's begins with branches "convs".
+    Family(
+        "torchvision segmentation (DeepLab, FCN)",
+        ("backbone.",),
+        marks=("aux_classifier.", "classifier.0.convs.", "classifier.4."),
+        ask=_FINE_TUNED,
+    ),
+    Family("torchvision detection (Faster R-CNN, RetinaNet)", ("backbone.body.",), ask=_FINE_TUNED),
+    # facebookresearch/detr and what is built on it.
+    Family("DETR", ("backbone.0.body.",), ask=_FINE_TUNED),
+    Family(
+        "mmdetection / mmsegmentation",
+        ("backbone.",),
+        marks=("rpn_head.", "roi_head.", "bbox_head.", "mask_head.", "decode_head.", "auxiliary_head."),
+        ask=_FINE_TUNED,
+    ),
+    # vturrisi/solo-learn: "encoder" before its version 1.0.6. Every method there trains a linear classifier beside.
     Family(
         "solo-learn",
         ("backbone.", "encoder."),
         ("momentum_backbone.", "momentum_encoder."),
-        ("classifier.", "momentum_backbone.", "momentum_classifier."),
+        ("classifier.weight", "momentum_backbone.", "momentum_classifier."),
     ),
     # lightly-ai/lightly: Sequential(*list(resnet.children())[:-1]).
     Family(
@@ -111,6 +137,9 @@ FAMILIES: tuple[Family, ...] = (
     Family("SimCLR (Spijkervet/SimCLR)", ("encoder.",), marks=("projector.",), pixels="unit"),
     # HobbitLong/PyContrast: MoCo v1/v2, InsDis, CMC, PIRL, InfoMin; the momentum network is a part of its own.
     Family("PyContrast", ("encoder.",), ("model_ema.encoder.",), ("head.", "head_jig.")),
+    # MadryLab/robustness, robustness/attacker.py: "model", and the same one once more in "attacker"; the normalisation
+    # lies in the file, so that ``pixels`` is not needed.
+    Family("MadryLab robustness", ("",), ("attacker.",), ("normalizer.new_mean",)),
     # facebookresearch/swav, also DeepCluster v2 and SeLa v2.
     Family("SwAV, DeepCluster v2", ("",), marks=("projection_head.", "prototypes.")),
     # torchvision, timm, InstDisc, pytorch/examples, and whatever was converted to these names.
@@ -138,3 +167,14 @@ def family_of(trunks: Collection[str], names: Collection[str]) -> tuple[Family, 
         if mark or not family.marks:
             return family, prefix, mark
     return None
+
+
+def family_of_prefix(prefix: str, trunks: Collection[str], names: Collection[str]) -> tuple[Family, str] | None:
+    """The family of a file of which the trunk under one prefix is wanted: (family, name that marks it or "").
+
+    That of the whole file, if the trunk is one of those it knows; else what it would be without the other trunks.
+    """
+    match = family_of(trunks, names)
+    if match is None or prefix not in (*match[0].trunk, *match[0].others):
+        match = family_of({prefix}, names)
+    return None if match is None else (match[0], match[2])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ssl_loc.checkpoint.files import describe
-from ssl_loc.checkpoint.foreign_families import Family, family_of, plain_name
+from ssl_loc.checkpoint.foreign_families import PIXELS, Family, family_of, family_of_prefix, plain_name
 from ssl_loc.checkpoint.trunk_candidates import Candidate, find_trunks, tensor_parts
 from ssl_loc.checkpoint.trunk_shape import check_trunk, listed
 from ssl_loc.utils.errors import WeightsError
@@ -23,6 +24,27 @@ logger = logging.getLogger(__name__)
 # Groups of tensors that are named one by one among those left out; the rest is counted.
 _GROUPS = 8
 _COUNTER = "num_batches_tracked"
+# Of a network whose input is normalised by a module of its own (MadryLab/robustness, tools/helpers.py InputNormalize):
+# buffers (3, 1, 1) on the 0..1 scale.
+_NORMALIZER = re.compile(r"(|.*\.)normalizer\.new_mean")
+_NO_FAMILY = "no known family"
+_DETECTRON2 = "has detectron2's names; its users train on BGR or RGB with several means and strides"
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Preparation of pixels as far as the file or its family tells.
+
+    Attributes:
+        mean, std: RGB, 0..255.
+        source: where they are from, in words.
+        in_file: they lie in the file; otherwise they are an assumption.
+    """
+
+    mean: list[float]
+    std: list[float]
+    source: str
+    in_file: bool = False
 
 
 @dataclass
@@ -31,12 +53,12 @@ class ForeignTrunk:
 
     Attributes:
         model: torchvision's names -> tensors, a whole ResNet.
-        family: name of the family, or how else the trunk was chosen.
+        family: name of the family, or that it is not known.
         by: the keys it was recognised by, in words.
         prefix: where the trunk was.
         left_out: group of tensors that are no part of it -> how many.
-        pixels: of ``foreign_families.PIXELS``: what this family's published code does.
-        layout: as of :class:`Candidate`.
+        pixels: what the file has inside, else what this family's published code does.
+        ask: why nothing may be assumed about pixels and strides, as the end of a sentence on the file; "" = it may.
         notes: what else a user should know, in sentences.
     """
 
@@ -45,8 +67,8 @@ class ForeignTrunk:
     by: str
     prefix: str
     left_out: dict[str, int]
-    pixels: str
-    layout: str
+    pixels: Pixels
+    ask: str
     notes: list[str] = field(default_factory=list)
 
     def report(self, path: str | os.PathLike) -> None:
@@ -83,26 +105,29 @@ def take_trunk(content: Any, path: str | os.PathLike, prefix: str | None = None,
     if prefix is None:
         chosen, family, by, notes = _by_family(found, parts, path)
     else:
-        chosen, family, by, notes = _by_prefix(found, prefix, path), "given prefix", "the prefix you gave", []
+        chosen, notes = _by_prefix(found, prefix, path), []
+        family, by = _family_of(chosen, found, parts)
     model, more = _whole(chosen, path, custom)
-    pixels = family.pixels if isinstance(family, Family) else "imagenet"
-    name = family.name if isinstance(family, Family) else family
-    return ForeignTrunk(model, name, by, chosen.prefix, _left_out(parts, chosen), pixels, chosen.layout, notes + more)
+    name = _NO_FAMILY if family is None else family.name
+    ask = f"is of {family.name}, {family.ask}" if family is not None and family.ask else ""
+    if chosen.layout == "detectron2":
+        ask = _DETECTRON2
+    pixels = _pixels(chosen, family, parts)
+    return ForeignTrunk(model, name, by, chosen.prefix, _left_out(parts, chosen), pixels, ask, notes + more)
 
 
 def _by_family(
     found: Sequence[Candidate], parts: Mapping[str, Mapping[str, Tensor]], path: str | os.PathLike
-) -> tuple[Candidate, Family | str, str, list[str]]:
-    """(trunk, family or words for none, the keys it was known by, notes)."""
+) -> tuple[Candidate, Family | None, str, list[str]]:
+    """(trunk, family, the keys it was known by, notes)."""
     plain = {candidate.plain: candidate for candidate in reversed(found)}
-    names = [plain_name(part, key).removesuffix(".") for part, tensors in parts.items() for key in tensors]
-    match = family_of(plain, names)
+    match = family_of(plain, _plain_names(parts))
     if match is None:
         distinct = _distinct(found)
         if len(distinct) > 1:
             raise _several(found, path)
         only = distinct[0]
-        return only, "no known family", f"its only trunk, under {only.shown}", []
+        return only, None, f"its only trunk, under {only.shown}", []
     family, prefix, mark = match
     chosen = plain[prefix]
     rest = [c for c in found if c is not chosen and not _same(c, chosen)]
@@ -131,6 +156,36 @@ def _by_prefix(found: Sequence[Candidate], prefix: str, path: str | os.PathLike)
         f"{path} has no trunk tensor under the prefix '{prefix}'; there are trunks under "
         f"{', '.join(c.shown for c in found)}"
     )
+
+
+def _family_of(
+    chosen: Candidate, found: Sequence[Candidate], parts: Mapping[str, Mapping[str, Tensor]]
+) -> tuple[Family | None, str]:
+    """(family, the keys it was known by) of a trunk that somebody has chosen."""
+    match = family_of_prefix(chosen.plain, {candidate.plain for candidate in found}, _plain_names(parts))
+    by = f"the prefix you gave, {chosen.shown}"
+    if match is None:
+        return None, by
+    return match[0], by + (f", and '{match[1]}'" if match[1] else "")
+
+
+def _plain_names(parts: Mapping[str, Mapping[str, Tensor]]) -> list[str]:
+    return [plain_name(part, key).removesuffix(".") for part, tensors in parts.items() for key in tensors]
+
+
+def _pixels(chosen: Candidate, family: Family | None, parts: Mapping[str, Mapping[str, Tensor]]) -> Pixels:
+    """Those of a normalising module around the trunk, else the family's, else ImageNet's."""
+    tensors = parts[chosen.part]
+    for match in filter(None, map(_NORMALIZER.fullmatch, tensors)):
+        key = match[0]
+        mean, std = tensors[key], tensors.get(f"{key.removesuffix('mean')}std")
+        if chosen.prefix.startswith(match[1]) and std is not None and mean.numel() == std.numel() == 3:
+            # Rounded: 0.485 in float32, times 255, is 123.67500...
+            numbers = [[round(255 * v, 4) for v in values.flatten().tolist()] for values in (mean, std)]
+            return Pixels(numbers[0], numbers[1], f"its own '{key}' and std, times 255", in_file=True)
+    mean_std = PIXELS["imagenet" if family is None else family.pixels]
+    source = "most published code" if family is None else "the published code of this family"
+    return Pixels(list(mean_std[0]), list(mean_std[1]), source)
 
 
 def _several(found: Sequence[Candidate], path: str | os.PathLike) -> WeightsError:

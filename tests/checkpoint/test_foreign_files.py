@@ -158,6 +158,13 @@ def test_what_is_assumed_is_said_and_can_be_stated(
         and meta["method"] == "SimCLR"
         and "does not say how" not in caplog.text
     )
+    refused(
+        tmp_path,
+        spijkervet,
+        r"given.pth.json has prefx, which nothing reads; expected .*prefix, .*; did you mean prefix\?",
+        {**stated, "prefx": "encoder."},
+    )
+    refused(tmp_path, spijkervet, "has pixel_means, which .*did you mean pixel_mean", {"pixel_means": [1, 2, 3]})
     refused(tmp_path, spijkervet, "does not state pixel_std, channel_order", {"pixel_mean": [1, 2, 3]})
 
 
