@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,8 @@ from ssl_loc.data.catalog import get_dataset
 from ssl_loc.data.image_io import read_image
 from ssl_loc.data.records import RecordTable
 from ssl_loc.utils.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 
 def two_parts(spec: str) -> tuple[str, str] | None:
@@ -45,6 +49,28 @@ def load_splits(spec: str, limit: int = 0, key: str = "--data") -> tuple[Labelle
     """Train and val of :func:`split_specs` with one numbering of the classes: that of train."""
     train, val = (LabelledSplit.load(part, limit) for part in split_specs(spec, key))
     return train, val.renumbered(train.classes)
+
+
+def shared_images(train: RecordTable, test: RecordTable, names: tuple[str, str]) -> int:
+    """How many test images are training images too, by their files; more than none is warned of.
+
+    Such an image says nothing about images that were not seen. ``names`` are the two parts, for the warning.
+    """
+    folders: dict[str, str] = {}
+
+    def place(path: str) -> str:
+        # Links to files are not followed, links to folders are: a million calls of the system would take minutes.
+        folder, name = os.path.split(path)
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)
+        return os.path.join(folders[folder], name)
+
+    seen = {place(record.path) for record in train}
+    count = sum(place(record.path) in seen for record in test)
+    if count:
+        said = "%d of the %d test images of %s are training images of %s as well: the numbers are not of unseen images"
+        logger.warning(said, count, len(test), names[1], names[0])
+    return count
 
 
 def even_sample(count: int, limit: int) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ssl_loc.config import CfgNode
 from ssl_loc.data.eval_transforms import eval_transform
-from ssl_loc.data.labelled import LabelledSplit, load_splits
+from ssl_loc.data.labelled import LabelledSplit, load_splits, shared_images
 from ssl_loc.engine.train_loop import Hook, TrainLoop
 from ssl_loc.layers.neighbours import neighbours, top_hits, vote
 from ssl_loc.modeling import Method
@@ -62,6 +62,7 @@ class EvalKNN(Hook):
                 "and val/ of class folders, or two datasets separated by a comma (PERIOD 0 switches this off)"
             )
         train, val = load_splits(o.DATA, o.LIMIT, "ENGINE.EVAL_KNN.DATA")
+        shared_images(train.records, val.records, (train.name, val.name))  # warns
         return {
             "train": train,
             "val": val,

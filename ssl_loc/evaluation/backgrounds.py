@@ -9,7 +9,7 @@ BG-gap = mixed_same - mixed_rand: what a wrong background costs.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from torch import Tensor
 from ssl_loc.config import CfgNode
 from ssl_loc.data.eval_transforms import find_transform
 from ssl_loc.evaluation.backgrounds_challenge import Challenge, check_challenge, run_challenge
-from ssl_loc.evaluation.backgrounds_data import load_settings, setting_folder
+from ssl_loc.evaluation.backgrounds_data import load_settings
 from ssl_loc.evaluation.backgrounds_head import (
     MAPS,
     NO_CLASS,
@@ -30,9 +30,9 @@ from ssl_loc.evaluation.backgrounds_head import (
     class_answer,
 )
 from ssl_loc.evaluation.build import EVALUATOR_REGISTRY
-from ssl_loc.evaluation.data import EvalData, LabelledSplit
+from ssl_loc.evaluation.data import EvalData, LabelledSplit, shared_images
 from ssl_loc.evaluation.features import FeatureOptions, extract_split
-from ssl_loc.evaluation.linear_head import fit_linear, read_head
+from ssl_loc.evaluation.linear_head import LABEL, fit_linear, named_head, read_head
 from ssl_loc.evaluation.weights import Weights
 from ssl_loc.structures import Result
 from ssl_loc.utils.errors import ConfigError, check_choice
@@ -40,8 +40,6 @@ from ssl_loc.utils.errors import ConfigError, check_choice
 logger = logging.getLogger(__name__)
 
 TRAINED = ("linear", "knn")
-# Stands for the label of the weights in the name of a head's file.
-LABEL = "{label}"
 GAP = ("mixed_same", "mixed_rand")
 
 
@@ -140,7 +138,7 @@ class Backgrounds:
         weights.require_trunk()
         if self.head in TRAINED:
             return
-        file = self.head.replace(LABEL, weights.label)
+        file = named_head(self.head, weights.label)
         if not Path(file).is_file():
             raise ConfigError(
                 f"BACKGROUNDS.HEAD is '{self.head}' and there is no file {file}; expected linear, knn, or a file with "
@@ -185,8 +183,8 @@ class Backgrounds:
             "settings": rows,
             "chance": 100.0 * float(counts.max()) / int(counts.sum()),
             "input_size": size,
-            "train_is_a_setting": self._leaks(data, list(splits)),
         }
+        details |= self._leaks(splits, list(metrics))
         return Result("backgrounds", self.version, metrics, details=details)
 
     def _challenge(self, weights: Weights, data: EvalData, classes: list[str], head: Head, answer: Answer) -> Challenge:
@@ -208,7 +206,7 @@ class Backgrounds:
         details: dict[str, Any] = {"head": self.head, "map": self.rule if self.class_map else "none"}
         train = self._train_split()
         if train is None:
-            file = self.head.replace(LABEL, weights.label)
+            file = named_head(self.head, weights.label)
             layer = read_head(file, weights.trunk().backbone.out_channels, weights.digest)
             answer = class_answer(layer.outputs, classes, self.class_map, self.rule, layer.classes)
             return layer, answer, details | {"head": file}
@@ -221,14 +219,29 @@ class Backgrounds:
             return NeighbourHead(x, y, outputs, self.k, self.temperature), answer, details
         return fit_linear(x, y, outputs, self.c)[0], answer, details | {"C": self.c}
 
-    def _leaks(self, data: EvalData, names: Sequence[str]) -> str:
-        """Name of the setting that the head was fitted on, or ""; its number is then a training accuracy."""
-        if not self.train:
-            return ""
-        same = [n for n in names if setting_folder(data.spec, n).resolve() == Path(self.train).resolve()]
-        if same:
-            logger.warning("the head is fitted on %s itself: the number of %s is a training accuracy", *same, *same)
-        return same[0] if same else ""
+    def _leaks(self, splits: Mapping[str, LabelledSplit], metrics: list[str]) -> dict[str, Any]:
+        """The setting that the head was fitted on ("" for none), its pictures, and the numbers that this touches.
+
+        These are all: the settings are cut from the same photos, so the head has seen the foregrounds or backgrounds
+        of every one of them.
+        """
+        train, found = self._train_split(), {"": 0}
+        if train is not None:
+            for name, split in splits.items():
+                found[name] = shared_images(train.records, split.records, (self.train, name))
+        most = max(found, key=lambda name: found[name])
+        if not found[most]:
+            return {"train_is_a_setting": "", "train_is_of_setting_images": 0, "not_of_unseen_images": []}
+        logger.warning(
+            "the head is fitted on %s itself: its number is a training accuracy, and the other settings show the same "
+            "foregrounds or backgrounds; none of %s is of unseen images",
+            *(most, ", ".join(metrics)),
+        )
+        return {
+            "train_is_a_setting": most,
+            "train_is_of_setting_images": found[most],
+            "not_of_unseen_images": metrics,
+        }
 
 
 def score(answers: Tensor, labels: Tensor, classes: int) -> dict[str, Any]:

@@ -66,13 +66,20 @@ def class_answer(
         outputs: number of scores.
         classes: class folders of the settings, sorted.
         map_file: json with the class index of every output, -1 for none: a list, or {"0": 8, "1": -1, ...} as the
-            release's in_to_in9.json. Without it outputs are matched by name, or one to one.
+            release's in_to_in9.json, or by the names of the outputs where these are known. Without it outputs are
+            matched by name, or one to one.
         rule: one of MAPS; without a table both are the same.
         names: class of each output, where known.
+
+    Raises:
+        DataError: the table does not fit, or the outputs' names say that it is of another order.
+        ConfigError: the numbers of outputs and classes differ and there is no table.
     """
     check_choice("BACKGROUNDS.MAP", rule, MAPS)
     if map_file:
-        return Answer(_read_table(map_file, outputs, classes), rule)
+        table = _read_table(map_file, outputs, classes, names)
+        _check_order(map_file, table, classes, names)
+        return Answer(table, rule)
     if names:
         strange = [name for name in classes if name not in names]
         if strange:
@@ -81,8 +88,7 @@ def class_answer(
                 f"classes of the settings are missing; it has {', '.join(list(names)[:5])}, ...); expected the same "
                 "names, or BACKGROUNDS.CLASS_MAP with the class of every output"
             )
-        table = [classes.index(name) if name in classes else NO_CLASS for name in names]
-        return Answer(torch.tensor(table), rule)
+        return Answer(torch.tensor([classes.index(name) if name in classes else NO_CLASS for name in names]), rule)
     if outputs != len(classes):
         raise ConfigError(
             f"BACKGROUNDS.HEAD has {outputs} outputs and the settings have {len(classes)} classes; expected "
@@ -91,8 +97,26 @@ def class_answer(
     return Answer(torch.arange(outputs), rule)
 
 
-def _read_table(path: str, outputs: int, classes: Sequence[str]) -> Tensor:
+def _check_order(path: str, table: Tensor, classes: Sequence[str], names: Sequence[str]) -> None:
+    """A table by number holds for outputs in the sorted order of their class folders; names show whether they are."""
+    for name, found in zip(names, table.tolist(), strict=False):  # no names: nothing is known
+        if name in classes and found != classes.index(name):
+            says = classes[found] if found != NO_CLASS else "no class"
+            raise DataError(
+                f"{path} gives the output of {name} {says}, but the settings have a class of that very name; the table "
+                "is of another order of outputs. Drop BACKGROUNDS.CLASS_MAP (names are then matched), or correct it"
+            )
+
+
+def _read_table(path: str, outputs: int, classes: Sequence[str], names: Sequence[str] = ()) -> Tensor:
     value = read_json(path)
+    if isinstance(value, dict) and names and value.keys() == set(names):
+        value = [value[name] for name in names]
+    elif names and list(names) != sorted(names):
+        raise DataError(
+            f"{path} goes by the number of the output, as for class folders in sorted order, but the head's outputs "
+            f"are {', '.join(names[:3])}, ...; expected a table by their names ({{{names[0]!r}: CLASS, ...}})"
+        )
     if isinstance(value, dict):
         missing = [i for i in range(outputs) if str(i) not in value]
         if missing or len(value) != outputs:

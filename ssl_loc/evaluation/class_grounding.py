@@ -108,6 +108,7 @@ class ClassGrounding:
         trunk = weights.trunk()
         before = state_digest(trunk.backbone)
         photos = MaskedPhotos(data, self.features.input_size(weights), probe.classes)
+        shared = self.probe.shared(data, photos.records)
         rows: list[dict[str, np.ndarray]] = []
         names: list[str] = []
         with progress_bar(total=len(photos), desc=f"class grounding of {weights.label}", unit="image") as bar:
@@ -118,7 +119,9 @@ class ClassGrounding:
                 names += batch.names
                 bar.update(len(batch.names))
         assert state_digest(trunk.backbone) == before, "the frozen trunk changed while it was looked into"
-        return self.summarize(concatenate(rows), names, photos, probe)
+        result = self.summarize(concatenate(rows), names, photos, probe)
+        result.details["test_images_trained_on"] = shared
+        return result
 
     def summarize(
         self, rows: dict[str, np.ndarray], names: list[str], photos: MaskedPhotos, probe: ClassProbe

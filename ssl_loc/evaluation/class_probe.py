@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ssl_loc.config import CfgNode
-from ssl_loc.evaluation.data import EvalData, LabelledSplit, two_parts
+from ssl_loc.data.records import RecordTable
+from ssl_loc.evaluation.data import EvalData, LabelledSplit, shared_images, two_parts
 from ssl_loc.evaluation.features import FeatureOptions, extract_split
 from ssl_loc.evaluation.weights import Weights
 from ssl_loc.utils.errors import ConfigError, DataError, check_choice
@@ -105,6 +106,11 @@ class ProbeOptions:
     def split(self, data: EvalData) -> LabelledSplit:
         """The images to train on."""
         return LabelledSplit.load(self.source(data))
+
+    def shared(self, data: EvalData, photos: RecordTable) -> int:
+        """How many of the photos that are looked at the classifier is trained on; warned of where there are some."""
+        split = self.split(data)
+        return shared_images(split.records, photos, (split.name, data.test_spec()))
 
     def train(self, weights: Weights, data: EvalData) -> ClassProbe:
         """The classifier of these weights, kept for the next protocol."""

@@ -15,6 +15,7 @@ from ssl_loc.data.augmenters.build import Pipeline, augment
 from ssl_loc.data.augmenters.constrained_crop import SaliencyConstrainedCrop
 from ssl_loc.data.catalog import Dataset, get_dataset
 from ssl_loc.data.image_io import read_image
+from ssl_loc.data.labelled import even_sample
 from ssl_loc.data.records import Record
 from ssl_loc.data.rng import Streams
 from ssl_loc.evaluation.data import EvalData
@@ -87,9 +88,9 @@ class GroundingCrops:
     def __init__(self, data: EvalData, *, size: int, phi: float = 0.2, sampler: str = "uniform", seed: int = 0) -> None:
         self.size, self.seed = size, seed
         self.dataset, self.read_mask = open_masked(data)
-        self.records: Sequence[Record] = self.dataset.records
-        if data.limit:
-            self.records = self.records[: data.limit]
+        # An even sample, so that every class of a sorted dataset stays in.
+        chosen = even_sample(len(self.dataset.records), data.limit)
+        self.records: Sequence[Record] = self.dataset.records.select(chosen.numpy())
         self.pipelines = [Pipeline([SaliencyConstrainedCrop(phi=phi, sampler=sampler, size=size)])] * 2
         self.skipped = self.unmet = 0
 

@@ -126,6 +126,7 @@ class FineTune:
     def check_data(self, data: EvalData) -> None:
         """A training and a test part with class labels, and as many training images as a batch."""
         train, _ = data.labelled_splits()
+        data.shared_images()
         if len(self.lrs) > 1:
             train, _ = validation_parts(train, self.val_share, self.grid_seed)
         if len(train) < self.recipe.batch:
@@ -157,9 +158,9 @@ class FineTune:
                 "FINETUNE.HEAD_LR"
             )
         metrics = {"top1": run.final, f"top1_median_last_{len(run.accuracy)}": run.median}
-        return Result(
-            "finetune", self.version, metrics, self.seed, details=self.describe(run, grid, train, test, recipe)
-        )
+        details = self.describe(run, grid, train, test, recipe)
+        details["test_images_trained_on"] = data.shared_images()
+        return Result("finetune", self.version, metrics, self.seed, details=details)
 
     def grid(self, weights: Weights, train: LabelledSplit, recipe: Recipe, work: str) -> list[RunOutcome]:
         """One run per learning rate, measured on images of the training set that none of them trains on."""

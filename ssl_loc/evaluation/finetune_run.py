@@ -18,6 +18,7 @@ import torch
 from fvcore.common.param_scheduler import CosineParamScheduler
 from tqdm import tqdm
 
+from ssl_loc import __version__
 from ssl_loc.checkpoint import Checkpointer, load_checkpoint
 from ssl_loc.data.labelled import LabelledSplit
 from ssl_loc.engine.guard import Guard, NonFiniteLossError
@@ -259,8 +260,15 @@ def run_key(trunk: Trunk, train: LabelledSplit, test: LabelledSplit, lr: float, 
         "data": [_split_digest(split) for split in (train, test)],
         "recipe": {k: v for k, v in asdict(recipe).items() if k != "checkpoint_iters"},
         "run": [lr, seed],
+        # Other kernels round otherwise, and other versions may compute otherwise.
+        "made by": [__version__, torch.__version__, device_name(trunk.mean.device)],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def device_name(device: torch.device) -> str:
+    """ "cpu", or the model of the GPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _split_digest(split: LabelledSplit) -> list[str]:

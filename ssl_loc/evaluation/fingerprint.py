@@ -14,6 +14,8 @@ from ssl_loc.config import CfgNode
 from ssl_loc.data.catalog import resolve_path_form
 from ssl_loc.data.datasets.folder import list_files
 from ssl_loc.evaluation.data import EvalData
+from ssl_loc.evaluation.linear_head import named_head
+from ssl_loc.evaluation.results import EVEN
 from ssl_loc.evaluation.weights import Weights
 
 # Options that change where and how fast something is computed, or what is printed; not the numbers.
@@ -23,14 +25,16 @@ HARMLESS = ("DEVICE", "BATCH_SIZE", "CACHE", "WORKERS", "PUBLISHED", "SEED")
 def fingerprint(protocol: str, version: str, weights: Weights, data: EvalData, options: CfgNode) -> str:
     """Digest of protocol, weights, data and options, without the seed. Files count by path, size and time of change."""
     chosen = {key: value for key, value in options.to_dict().items() if key not in HARMLESS}
+    words = [named_head(word, weights.label) for word in _words([data.spec, data.masks, chosen])]
     content = {
         "protocol": [protocol, version, __version__],
         "weights": [weights.kind, weights.digest, None if weights.cfg is None else weights.cfg.to_dict()],
         # Of another code's checkpoint they are stated outside of it, or assumed.
         "pixels": [weights.meta.get("pixel_mean"), weights.meta.get("pixel_std")],
-        "data": [data.spec, data.masks, data.limit],
+        # A limit once meant the first images to some protocols.
+        "data": [data.spec, data.masks, *([EVEN, data.limit] if data.limit else [0])],
         "options": chosen,
-        "files": [files_digest(word) for word in _words([data.spec, data.masks, chosen])],
+        "files": [files_digest(word) for word in words],
     }
     if Path(weights.path).is_dir():  # a folder of maps
         content["maps"] = files_digest(weights.path)

@@ -101,6 +101,7 @@ class InputGradients:
         trunk = weights.trunk()
         before = state_digest(trunk.backbone)
         photos = MaskedPhotos(data, self.features.input_size(weights), probe.classes)
+        shared = self.probe.shared(data, photos.records)
         rows: list[dict[str, np.ndarray]] = []
         names: list[str] = []
         with progress_bar(total=len(photos), desc=f"input gradients of {weights.label}", unit="image") as bar:
@@ -113,6 +114,7 @@ class InputGradients:
         merged = concatenate(rows)
         details = {
             "images": len(names),
+            "test_images_trained_on": shared,
             "images_without_mask": photos.skipped,
             "images_mask_outside_crop": photos.outside,
             "input_size": photos.size,

@@ -65,6 +65,7 @@ class KNN:
     def check_data(self, data: EvalData) -> None:
         """A training and a test part with class labels."""
         data.labelled_splits()
+        data.shared_images()
 
     def __call__(self, weights: Weights, data: EvalData) -> Result:
         train, val = data.labelled_splits()
@@ -83,6 +84,7 @@ class KNN:
         details = {
             "train_images": len(y),
             "val_images": len(yt),
+            "test_images_trained_on": data.shared_images(),
             "classes": classes,
             "k": min(self.k, len(y)),
             "temperature": self.temperature,

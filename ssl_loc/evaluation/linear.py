@@ -101,6 +101,7 @@ class LinearProbe:
     def check_data(self, data: EvalData) -> None:
         """A training and a test part with class labels."""
         data.labelled_splits()
+        data.shared_images()
 
     def __call__(self, weights: Weights, data: EvalData) -> Result:
         train, val = data.labelled_splits()
@@ -126,7 +127,8 @@ class LinearProbe:
             file = head_path(data.out, weights.label, self.seed)
             write_head(file, replace(layer, classes=tuple(train.classes)), weights)
             details["head"] = str(file)
-        details = {**fit.details(), **details, "solver": self.solver}
+        shared = {"test_images_trained_on": data.shared_images()}
+        details = {**fit.details(), **shared, **details, "solver": self.solver}
         return Result("linear", self.version, metrics, seed=self.seed, details=details)
 
     def _lbfgs(

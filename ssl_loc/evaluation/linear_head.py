@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from ssl_loc.checkpoint.files import describe, read_torch_file, write_torch_file
 from ssl_loc.evaluation.probe import Scale
+from ssl_loc.evaluation.results import slug
 from ssl_loc.evaluation.weights import Weights
 from ssl_loc.utils.errors import ConfigError, WeightsError
 
@@ -19,6 +19,8 @@ from ssl_loc.utils.errors import ConfigError, WeightsError
 LAYERS = ("fc", "linear", "classifier", "head")
 # Below EvalData.out.
 HEADS = "heads"
+# Stands for the label of the weights in the name of a head's file.
+LABEL = "{label}"
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,12 @@ def fit_linear(x: Tensor, y: Tensor, outputs: int, c: float = 1.0, scale: bool =
 
 def head_path(out: str | Path, label: str, seed: int) -> Path:
     """Where the linear protocol leaves the layer of weights ``label``."""
-    return Path(out) / HEADS / f"{re.sub(r'[^A-Za-z0-9.+-]+', '-', label).strip('-')}_seed{seed}.pth"
+    return Path(out) / HEADS / f"{slug(label)}_seed{seed}.pth"
+
+
+def named_head(word: str, label: str) -> str:
+    """``word``, the name of a head's file, with "{label}" as :func:`head_path` writes this label."""
+    return word.replace(LABEL, slug(label))
 
 
 def write_head(path: str | Path, head: LinearHead, weights: Weights) -> None:

@@ -13,6 +13,7 @@ from ssl_loc.data.catalog import get_dataset
 from ssl_loc.data.datasets.folder import list_files, stem
 from ssl_loc.data.ground_truth import rasterize
 from ssl_loc.data.image_io import read_map, read_size
+from ssl_loc.data.labelled import even_sample
 from ssl_loc.evaluation.data import EvalData
 from ssl_loc.evaluation.weights import MAPS, Weights
 from ssl_loc.saliency.manifest import MANIFEST_NAME, read_manifest
@@ -92,7 +93,7 @@ def open_masks(data: EvalData) -> Masks:
             names = [record.key for record in get_dataset(data.spec).records if record.key in files]
             if not names:
                 raise DataError(f"{data.masks} has no mask for any image of {data.spec}; names must agree")
-        return Masks(names[: data.limit or None], lambda name: read_map(files[name]))
+        return Masks(_limited(names, data.limit), lambda name: read_map(files[name]))
     if data.masks != "ground_truth":
         raise ConfigError(f"--masks is '{data.masks}'; expected ground_truth or folder:DIR")
     if not data.spec:
@@ -110,4 +111,9 @@ def open_masks(data: EvalData) -> Masks:
         record = dataset.records[index[name]]
         return rasterize(record, read_size(record.path, record.trim_bottom))
 
-    return Masks(list(index)[: data.limit or None], draw)
+    return Masks(_limited(list(index), data.limit), draw)
+
+
+def _limited(names: list[str], limit: int) -> list[str]:
+    """An even sample of the names."""
+    return [names[i] for i in even_sample(len(names), limit).tolist()]

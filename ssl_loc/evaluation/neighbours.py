@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ssl_loc.config import CfgNode
 from ssl_loc.data.catalog import get_dataset
-from ssl_loc.data.labelled import LabelledSplit, even_sample, two_parts
+from ssl_loc.data.labelled import LabelledSplit, even_sample, shared_images, two_parts
 from ssl_loc.evaluation.build import EVALUATOR_REGISTRY
 from ssl_loc.evaluation.data import EvalData
 from ssl_loc.evaluation.features import FeatureOptions, extract
@@ -58,6 +58,11 @@ class Neighbours:
     index: Tensor
     cosine: Tensor
     within: bool
+
+    def shared(self) -> int:
+        """Queries that are searched as well, in two parts of the data: each is its own nearest neighbour."""
+        bank, queries = self.bank.source, self.queries.source
+        return shared_images(bank.records, queries.records, (bank.name, queries.name))
 
 
 def open_photos(data: EvalData) -> tuple[Photos, Photos, bool]:
@@ -210,6 +215,7 @@ class NearestNeighbours:
         details = {
             "images": len(found.queries),
             "searched": len(found.bank) - int(found.within),
+            "queries_searched": 0 if found.within else found.shared(),
             "k": int(found.index.shape[1]),
             "input_size": self.features.input_size(weights),
             "mean_cosine": float(found.cosine.mean()),

@@ -29,7 +29,7 @@ def default_options() -> CfgNode:
     node.CACHE = ""
     # Processes that decode images for feature extraction; 0 = this one, -1 = as many as cores for large sets.
     node.WORKERS = -1
-    # Use only the first N images of each dataset (0 = all).
+    # Use only N images of each dataset, spread evenly over it, so that every class stays in (0 = all).
     node.LIMIT = 0
     # "auto" takes the GPU where there is one; "cpu" or "cuda" insist.
     node.DEVICE = "auto"

@@ -90,6 +90,7 @@ class Places:
     def check_data(self, data: EvalData) -> None:
         """A training and a test part with class labels."""
         data.labelled_splits()
+        data.shared_images()
 
     def __call__(self, weights: Weights, data: EvalData) -> Result:
         train, val = data.labelled_splits()
@@ -107,6 +108,7 @@ class Places:
             metrics |= {f"top1_{pool.split(':')[0]}": run.last(chosen) for pool, run in zip(pools, runs, strict=True)}
         details = {
             **fit.details(),
+            "test_images_trained_on": data.shared_images(),
             "head": self.head,
             "lr": self.lrs[chosen],
             "best_epoch": last.best_epoch(chosen),

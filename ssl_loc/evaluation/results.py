@@ -14,12 +14,26 @@ from ssl_loc.utils.file_io import read_json
 RESULTS = "results"
 # Results of single seeds, from which the one beside this folder was averaged.
 SEEDS = "seeds"
+# How images are chosen where there is a limit ("sample" of a result's details).
+EVEN = "even"
+# Three words of it and their suffix stay below the 255 bytes of a file's name.
+SLUG_LENGTH = 60
+
+
+def slug(label: str) -> str:
+    """A label as part of a file's name: letters, digits, dots, plus and minus signs; the rest becomes minus signs."""
+    return re.sub(r"[^A-Za-z0-9.+-]+", "-", label).strip("-")
+
+
+def result_slug(label: str) -> str:
+    """What a result's file keeps of a label: its end, where it is long."""
+    return slug(label)[-SLUG_LENGTH:]
 
 
 def result_path(out: str | Path, protocol: str, label: str, data: str) -> Path:
     """OUT/results/<protocol>_<label>_<data>.json; a second run of the same replaces the first."""
-    slug = "_".join(re.sub(r"[^A-Za-z0-9.+-]+", "-", word).strip("-")[-60:] for word in (protocol, label, data))
-    return Path(out) / RESULTS / f"{slug}.json"
+    name = "_".join(map(result_slug, (protocol, label, data)))
+    return Path(out) / RESULTS / f"{name}.json"
 
 
 def seed_path(path: Path, seed: int) -> Path:
@@ -77,7 +91,11 @@ def protocol_name(result: dict[str, Any]) -> str:
 def data_name(result: dict[str, Any]) -> str:
     details = result["details"]
     data = details.get("data") or ", ".join(details.get("recipe", {}).get("DATASETS", {}).get("TEST", [])) or "?"
-    return str(data) + (f" (first {details['limit']})" if details.get("limit") else "")
+    if not details.get("limit"):
+        return str(data)
+    # Results that do not say how the images were chosen are of a time when some protocols took the first ones.
+    words = f"{details['limit']} spread evenly" if details.get("sample") == EVEN else f"first {details['limit']}"
+    return f"{data} ({words})"
 
 
 def spread_of(result: dict[str, Any], metric: str) -> float | None:

@@ -16,7 +16,15 @@ from ssl_loc.evaluation.build import EVALUATOR_REGISTRY, Evaluator
 from ssl_loc.evaluation.comparison import comparison, terminal_table, write_comparison
 from ssl_loc.evaluation.data import EvalData
 from ssl_loc.evaluation.fingerprint import fingerprint
-from ssl_loc.evaluation.results import data_name, load_result, protocol_name, read_results, result_path, seed_path
+from ssl_loc.evaluation.results import (
+    EVEN,
+    data_name,
+    load_result,
+    protocol_name,
+    read_results,
+    result_path,
+    seed_path,
+)
 from ssl_loc.evaluation.weights import Weights
 from ssl_loc.structures import Result
 from ssl_loc.utils.env import collect_env_dict
@@ -170,6 +178,7 @@ def describe(w: Weights, data: EvalData, options: CfgNode, protocol: str) -> dic
         "data": data.spec,
         "masks": data.masks,
         "limit": data.limit,
+        **({"sample": EVEN} if data.limit else {}),
         "kind": w.kind,
         # Of another code's checkpoint: family, where the trunk was, what was left out, and how pixels are prepared.
         "source": w.meta.get("source"),

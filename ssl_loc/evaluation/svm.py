@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ssl_loc.config import CfgNode
 from ssl_loc.evaluation.build import EVALUATOR_REGISTRY
-from ssl_loc.evaluation.data import EvalData
+from ssl_loc.evaluation.data import EvalData, shared_images
 from ssl_loc.evaluation.features import FeatureOptions, extract
 from ssl_loc.evaluation.multi_label import multi_label_splits
 from ssl_loc.evaluation.weights import Weights
@@ -109,6 +109,7 @@ class LinearSVM:
 
     def __call__(self, weights: Weights, data: EvalData) -> Result:
         train, test = multi_label_splits(data)
+        shared = shared_images(train.records, test.records, (train.name, test.name))
         x, xt = (svm_features(weights, split, self.features) for split in (train, test))
         runs = self.train_classes(x, train.labels, xt, test.labels)
         found = dict(zip(train.classes, runs, strict=True))
@@ -126,6 +127,7 @@ class LinearSVM:
             "classes_scored": len(scores),
             "train_images": len(train),
             "val_images": len(test),
+            "test_images_trained_on": shared,
             "fits": sum(run.fits for run in runs),
             "not_converged": sum(run.not_converged for run in runs),
             "transform": self.features.transform,

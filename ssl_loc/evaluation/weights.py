@@ -15,6 +15,7 @@ from ssl_loc.checkpoint.checkpointer import FOLDER, run_checkpoint
 from ssl_loc.checkpoint.files import CHECKPOINT_FORMAT, check_format, format_of, read_torch_file, tensor_digest
 from ssl_loc.components import load_components, setup_cfg
 from ssl_loc.config import CfgNode
+from ssl_loc.evaluation.results import result_slug
 from ssl_loc.modeling import Backbone, Method, build_backbone_from_description, build_method
 from ssl_loc.utils.errors import ConfigError, WeightsError
 
@@ -177,12 +178,18 @@ def _restore(config: dict[str, Any]) -> CfgNode:
 
 
 def unique_labels(weights: list[Weights]) -> list[Weights]:
-    """Number labels that repeat, so that every row and every curve has its own name."""
-    seen: dict[str, int] = {}
+    """Number labels that repeat, so that every row, every curve and every file has its own name.
+
+    "MoCo v2" and "MoCo-v2" are one name of a file, and so repeat as well.
+    """
+    taken: set[str] = set()
     for w in weights:
-        seen[w.label] = seen.get(w.label, 0) + 1
-        if seen[w.label] > 1:
-            w.label = f"{w.label} ({seen[w.label]})"
+        label, count = w.label, 1
+        while result_slug(label) in taken:
+            count += 1
+            label = f"{w.label} ({count})"
+        taken.add(result_slug(label))
+        w.label = label
     return weights
 
 

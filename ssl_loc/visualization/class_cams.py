@@ -82,13 +82,16 @@ def class_cams_figure(batch: PhotoBatch, classes: Sequence[str], panels: Sequenc
 def class_cams_picture(weights: Sequence[Weights], data: EvalData, protocol: ClassGrounding, count: int = 6) -> Picture:
     """The figure, and what to look for in it."""
     batch, classes, panels = compute_class_cams(weights, data, protocol, count)
-    known = bool((batch.labels >= 0).any())
-    return Picture(class_cams_figure(batch, classes, panels), class_cams_caption(known))
+    return Picture(class_cams_figure(batch, classes, panels), class_cams_caption(batch.labels, protocol.probe.target))
 
 
-def class_cams_caption(known: bool) -> str:
-    """What is drawn and what to look for."""
-    whose = "its true class" if known else "the class it predicts"
+def class_cams_caption(labels: Tensor, target: str) -> str:
+    """What is drawn and what to look for: classes int64 (N,) of the photos, -1 unknown, and CLASS_GROUNDING.TARGET."""
+    known = labels >= 0
+    if target == "predicted" or not bool(known.any()):
+        whose = "the class it predicts"
+    else:
+        whose = "its true class" if bool(known.all()) else "its true class (where that is unknown, the one it predicts)"
     return (
         f"Where a linear classifier on each model's frozen features finds {whose} (red: strongly); below, its answer. "
         "The outline is the object's mask. Look for evidence on the surroundings instead of the object: Figure 6 of "

@@ -193,16 +193,28 @@ def gradients_picture(
 ) -> Picture:
     """The figure, and what to look for in it."""
     batch, panels = compute_gradients(weights, data, protocol, count, show)
-    return Picture(gradients_figure(batch, panels), gradients_caption(data, panels[0]))
+    return Picture(
+        gradients_figure(batch, panels), gradients_caption(data, panels[0], shows_errors(show, batch.labels))
+    )
 
 
-def gradients_caption(data: EvalData, first: GradientPanel) -> str:
-    """What is drawn and what to look for."""
+def shows_errors(show: str, labels: Tensor) -> bool:
+    """Whether the photos, of classes int64 (N,) with -1 unknown, were chosen among errors (see SHOW)."""
+    return show == "errors" or (show == "auto" and bool((labels >= 0).any()))
+
+
+def gradients_caption(data: EvalData, first: GradientPanel, errors: bool = True) -> str:
+    """What is drawn and what to look for; ``errors``: the photos are errors of the first model, else a spread."""
+    which = (
+        f"These are errors of {first.label}, the gradient avoiding the object first."
+        if errors
+        else "The photos are spread evenly over the data."
+    )
     masks = "" if data.masks == NO_MASKS else " The outline is the object's mask."
     return (
         f"Which pixels move the class score of a linear classifier on frozen features (bright: strongly; averaged a "
         f"little for the eye, not for the numbers), its answer, "
-        f"and the training photos nearest to each photo. Where classes are known these are errors of {first.label}, "
-        f"the gradient avoiding the object first.{masks} Look for gradients spread over the background, and for "
-        "neighbours that share it: the error patterns of Figure 2 of the DiLo paper."
+        f"and the training photos nearest to each photo. {which}{masks} "
+        "Look for gradients spread over the background, and for neighbours that share it: the error patterns of "
+        "Figure 2 of the DiLo paper."
     )

@@ -90,7 +90,7 @@ def gradients_section(weights: Sequence[Weights], data: EvalData, protocol: Inpu
         )
         for i in range(len(batch.names))
     ]
-    caption = gradients.gradients_caption(data, panels[0])
+    caption = gradients.gradients_caption(data, panels[0], gradients.shows_errors(gradients.SHOW[0], batch.labels))
     return Section(gradients.HEADING, figures=[Gallery(pictures, caption, columns=2)])
 
 

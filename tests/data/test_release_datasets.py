@@ -101,6 +101,11 @@ def test_the_banner_of_aircraft_is_left_out_wherever_the_photo_is_read(tmp_path:
     assert image_sizes(table).tolist() == [[30, 60]]
     sample = Mapper(table, []).sample(0)
     assert (sample.image.permute(1, 2, 0).numpy() == whole[:30]).all()
+    # The same in what is trained on.
+    for split in ("train", "val", "trainval"):
+        records = get_dataset(f"aircraft:{tmp_path}:{split}").records
+        assert {record.trim_bottom for record in records} == {20}
+        assert {Mapper(records, []).sample(i).height for i in range(len(records))} == {30}
     (kept,) = get_dataset(f"aircraft_with_banner:{tmp_path}:test").records
     assert (kept.trim_bottom, Mapper(RecordTable.pack([kept]), []).sample(0).height) == (0, 50)
 

@@ -250,6 +250,27 @@ def test_a_stopped_run_continues_to_the_same_bits(
     assert len(calls) == 8
 
 
+def test_work_of_another_version_or_machine_is_not_taken(
+    photos: Path, weights: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, test = splits(photos)
+
+    def key() -> str:
+        return finetune_run.run_key(weights.trunk(), train, test, 0.1, SMALL, 0)
+
+    before = key()
+    assert key() == before
+    for place, name, value in (
+        (finetune_run, "__version__", "9.9"),
+        (torch, "__version__", "9.9"),
+        (finetune_run, "device_name", lambda device: "a GPU"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, value)
+            assert key() != before
+    assert key() == before
+
+
 def test_a_rate_that_diverges_loses_and_a_diverged_result_is_an_error(
     photos: Path, weights: Weights, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -132,6 +132,9 @@ def test_crops_belong_to_the_image_not_to_its_place(photos: tuple[Path, Path]) -
     whole = next(GroundingCrops(EvalData(spec, where), size=64).batches(10))
     first = next(GroundingCrops(EvalData(spec, where, limit=2), size=64).batches(1))
     assert torch.equal(first.query[0], whole.query[0]) and torch.equal(first.key[0], whole.key[0])
+    crops = GroundingCrops(EvalData(spec, where, limit=3), size=64)
+    every = GroundingCrops(EvalData(spec, where), size=64).records
+    assert [r.key for r in crops.records] == [every[i].key for i in (0, (len(every) - 1) // 2, len(every) - 1)]
     (images / "0.png").rename(images / "00.png")
     (masks / "0.png").rename(masks / "00.png")
     renamed = next(GroundingCrops(EvalData(spec, where), size=64).batches(10))

@@ -122,7 +122,7 @@ def test_a_grid_is_what_each_k_gives_alone(monkeypatch: pytest.MonkeyPatch) -> N
     y, yt = torch.randint(0, 7, (50,), generator=g), torch.randint(0, 7, (30,), generator=g)
     splits = [types.SimpleNamespace(classes=list("abcdefg"), part=part) for part in ((x, y), (xt, yt))]
     monkeypatch.setattr(protocol, "extract_split", lambda weights, split, options: split.part)
-    data = types.SimpleNamespace(labelled_splits=lambda: splits)
+    data = types.SimpleNamespace(labelled_splits=lambda: splits, shared_images=lambda: 0)
     weights = types.SimpleNamespace(device="cpu", input_size=lambda: 32)
     evaluator = protocol.KNN(k=20, grid=[1, 3, 10, 500])
     metrics = evaluator(weights, data).metrics  # type: ignore[arg-type]

@@ -189,7 +189,8 @@ def test_data_restricts_the_masks_by_name(folders, tmp_path: Path) -> None:
     for i in (1, 3, 9):
         put(tmp_path / "photos" / "sub" / f"{i}.png", np.zeros((*SIZE, 3)))
     assert open_masks(EvalData(f"folder:{tmp_path / 'photos'}", f"folder:{masks}")).names == ["sub/1", "sub/3"]
-    assert open_masks(EvalData("", f"folder:{masks}", limit=2)).names == ["sub/0", "sub/1"]
+    names = open_masks(EvalData("", f"folder:{masks}")).names
+    assert open_masks(EvalData("", f"folder:{masks}", limit=2)).names == [names[0], names[-1]]
 
 
 def test_maps_say_where_they_come_from(folders) -> None:

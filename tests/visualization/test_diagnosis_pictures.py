@@ -14,11 +14,19 @@ from PIL import Image
 
 from ssl_loc.data.labelled import LabelledSplit
 from ssl_loc.data.records import Record, RecordTable
+from ssl_loc.evaluation.data import EvalData
 from ssl_loc.evaluation.masked_photos import PhotoBatch
 from ssl_loc.evaluation.neighbours import Neighbours, Photos
 from ssl_loc.utils.errors import DataError
-from ssl_loc.visualization.class_cams import ClassCamPanel, class_cams_figure
-from ssl_loc.visualization.gradients import GradientPanel, gradient_picture, gradients_figure, pick_errors
+from ssl_loc.visualization.class_cams import ClassCamPanel, class_cams_caption, class_cams_figure
+from ssl_loc.visualization.gradients import (
+    GradientPanel,
+    gradient_picture,
+    gradients_caption,
+    gradients_figure,
+    pick_errors,
+    shows_errors,
+)
 from ssl_loc.visualization.neighbours import choose, neighbours_figure
 from ssl_loc.visualization.pictures import outlined
 from ssl_loc.visualization.strips import shorten
@@ -166,3 +174,24 @@ def test_tool_writes_each_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(sys, "argv", ["visualize.py", command, *arguments])
         visualize.main()
         assert Image.open(tmp_path / "out" / f"{command}.png").width > 300
+
+
+@pytest.mark.parametrize(
+    ("show", "labels", "errors"),
+    [("spread", [0, 1], False), ("errors", [0, 1], True), ("auto", [0, 1], True), ("auto", [-1, -1], False)],
+)
+def test_the_caption_of_gradients_says_how_photos_were_chosen(show: str, labels: list[int], errors: bool) -> None:
+    assert shows_errors(show, torch.tensor(labels)) == errors
+    nothing = torch.zeros(0)
+    photos = Photos(None, nothing, nothing)  # type: ignore[arg-type]
+    panel = GradientPanel("mine", [], nothing, nothing, np.zeros(0), photos, nothing, nothing)
+    text = gradients_caption(EvalData("x"), panel, errors)
+    assert ("errors of mine" in text) == errors and ("spread evenly over the data" in text) != errors
+
+
+def test_the_caption_of_class_cams_says_whose_class_is_drawn() -> None:
+    known, some, none = (torch.tensor(labels) for labels in ([0, 1], [0, -1], [-1, -1]))
+    assert "finds its true class (red" in class_cams_caption(known, "auto")
+    assert "finds its true class (where that is unknown, the one it predicts)" in class_cams_caption(some, "auto")
+    for labels, target in ((none, "auto"), (known, "predicted"), (some, "predicted")):
+        assert "finds the class it predicts (red" in class_cams_caption(labels, target)
