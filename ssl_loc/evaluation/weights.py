@@ -139,7 +139,10 @@ def open_weights(given: str, device: str = "auto") -> Weights:
     where = choose_device(device)
     if path.startswith(RANDOM):
         cfg = setup_cfg(path[len(RANDOM) :])
-        return Weights(path, label or "random", "random", f"seed{cfg.SEED}", cfg, device=where)
+        weights = Weights(path, label or "random", "random", "", cfg, device=where)
+        # As of a run's checkpoint: what was drawn names it. Two configs with one seed draw different networks.
+        weights.digest = tensor_digest(weights.method().state_dict())
+        return weights
     if not Path(path).exists():
         raise WeightsError(
             f"no file {path}; expected a run folder, its checkpoint (OUTPUT_DIR/{FOLDER}/iter_*.pth), a backbone "

@@ -131,7 +131,16 @@ def test_random_weights_follow_the_seed_and_leave_the_global_generator(tiny_cfg:
     expected = torch.rand(1)
     torch.manual_seed(7)
     a, b = (open_weights(f"base=random:{file}", "cpu") for _ in range(2))
-    assert a.label == "base" and a.digest == "seed0"
+    assert a.label == "base" and a.digest == b.digest
+    drawn = {}
+    for name, changes in {"seed": ["SEED", 1], "width": ["MODEL.RESNET.WIDTH", 12]}.items():
+        cfg = tiny_cfg.clone()
+        cfg.defrost()
+        cfg.merge_from_list(changes)
+        (tmp_path / f"{name}.yaml").write_text(cfg.dump_yaml())
+        drawn[name] = open_weights(f"random:{tmp_path / name}.yaml", "cpu").digest
+    # Another seed and another network with the same seed are other weights: no head of one serves the other.
+    assert len({a.digest, *drawn.values()}) == 3
     assert state_digest(a.method()) == state_digest(b.method())
     assert torch.equal(torch.rand(1), expected)
 
