@@ -25,8 +25,8 @@ from ssl_loc.utils.file_io import write_text
 from ssl_loc.visualization.html_style import CSS
 from ssl_loc.visualization.style import to_data_uri, to_png
 
-# Width in px that wide pictures keep on a phone.
-LEAST_WIDTH = 680
+# Share of their width that wide pictures keep on a phone, so that words are as large in all of them; and the most, px.
+LEAST_SHARE, LEAST_WIDTH = 0.62, 680
 # Letters of a cell that gets a wide column.
 LONG = 40
 
@@ -181,7 +181,8 @@ def _picture(picture: Picture) -> str:
     tag = f'<img alt="{_text(picture.caption or picture.alt or "figure")}" src="{to_data_uri(image)}">'
     inner = f'<div class="scroll">{tag}</div>' if picture.wide else tag
     # The width at which its smallest text can still be read; no picture is blown up for it.
-    wide = f' class=wide style="--least:{min(LEAST_WIDTH, png_width(image))}px"' if picture.wide else ""
+    least = min(LEAST_WIDTH, round(LEAST_SHARE * png_width(image)))
+    wide = f' class=wide style="--least:{least}px"' if picture.wide else ""
     return f"<figure{wide}>{inner}{caption}</figure>\n"
 
 

@@ -26,7 +26,7 @@ from ssl_loc.structures import Sample, View
 from ssl_loc.visualization.pictures import OUTLINE, draw_box, mask_outline, show, to_rgb
 from ssl_loc.visualization.style import INK, MET, UNMET, figure, look
 
-CELL = 1.6  # inches
+CELL = 1.45  # inches; six of them fill the report's page, so cells are as large whatever the columns
 NAME_LENGTH = 22  # characters that fit over a picture
 PASTE = "#CC79A7"  # colour of a pasted rectangle
 FREE = "#56B4E9"  # colour of a crop that no constraint holds
