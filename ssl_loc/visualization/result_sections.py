@@ -104,7 +104,8 @@ def _numbers_table(part: Results, title: str) -> Table:
     ]
     elsewhere = _references(part)
     quoted: list[list[Any]] = [[name, *([None] if several else [])] for name in elsewhere]
-    best, places = {}, {}
+    best: dict[str, str] = {}
+    places: dict[str, int] = {}
     for metric in metrics:
         name = metric_name(metric)
         columns.append(name)
