@@ -25,6 +25,10 @@ QUERIES = 512
 # Rows of the part that the plain search holds as a whole.
 PART = 32_768
 MEMORY_GOAL_GB = 4.0
+# Queries are drawn apart from the training rows, whose blocks have their first row as seed (torch keeps 32 bits).
+QUERY_SEED = 1 << 31
+# Of class scores, blocks to plain: float32 sums in another order, relative to the largest score.
+TOLERANCE = 1e-3
 # ImageNet's validation images, for the time of a whole evaluation.
 WHOLE = 50_000
 
@@ -37,8 +41,8 @@ class SimulatedRows:
         seconds: (wall, CPU) time spent in drawing.
     """
 
-    def __init__(self, rows: int, dim: int, progress: bool = False) -> None:
-        self.rows, self.dim, self.largest = rows, dim, 0
+    def __init__(self, rows: int, dim: int, progress: bool = False, seed: int = 0) -> None:
+        self.rows, self.dim, self.largest, self.seed = rows, dim, 0, seed
         self.seconds = (0.0, 0.0)
         self._bar = progress_bar(total=rows, desc="k-NN", unit="row", show=progress)
 
@@ -49,7 +53,8 @@ class SimulatedRows:
         wall, cpu = time.perf_counter(), time.process_time()
         start, stop, _ = rows.indices(self.rows)
         # Uniform numbers cost a tenth of normal ones and are as good for timing.
-        block = torch.rand(stop - start, self.dim, generator=torch.Generator().manual_seed(start)).sub_(0.5).half()
+        generator = torch.Generator().manual_seed(self.seed + start)
+        block = torch.rand(stop - start, self.dim, generator=generator).sub_(0.5).half()
         self.largest = max(self.largest, len(block))
         if len(block) > 1:
             self._bar.update(len(block))
@@ -71,7 +76,7 @@ def run(rows: int = ROWS, queries: int = QUERIES, rounds: int = 3, progress: boo
         raise ConfigError(
             f"k-NN benchmark got {rows} rows, {queries} queries, {rounds} rounds; expected 1 or more each"
         )
-    test = SimulatedRows(queries, DIM)[0:queries].float()
+    test = SimulatedRows(queries, DIM, seed=QUERY_SEED)[0:queries].float()
     ratio, plain = compare(min(PART, rows), test, rounds)
     where = f"{rows:,} x {DIM}, {queries:,} queries, k {K}, {torch.get_num_threads()} threads"
     train = SimulatedRows(rows, DIM, progress)
@@ -95,17 +100,29 @@ def run(rows: int = ROWS, queries: int = QUERIES, rounds: int = 3, progress: boo
 def compare(part: int, test: Tensor, rounds: int) -> tuple[float, float]:
     """CPU time of the search in blocks to the plain one on ``part`` rows (median of ``rounds``), and the plain rate in
     million similarities per second. Both start from the same stored features, normalise, search and vote.
+
+    Raises:
+        RuntimeError: they disagree; a rate of wrong answers is worth nothing.
     """
     stored = SimulatedRows(part, DIM)[0:part]
     ratios, rates = [], []
     for _ in range(rounds):
         start = time.process_time()
-        plain(stored, test)
+        expected = plain(stored, test)
         middle = time.process_time()
-        classify(stored, test)
-        ratios.append((time.process_time() - middle) / (middle - start))
+        scores = classify(stored, test)
+        end = time.process_time()
+        agree(scores, expected)
+        ratios.append((end - middle) / (middle - start))
         rates.append(part * len(test) / (middle - start) / 1e6)
     return statistics.median(ratios), statistics.median(rates)
+
+
+def agree(scores: Tensor, expected: Tensor) -> None:
+    """Raise a RuntimeError where the class scores of two searches differ by more than rounding."""
+    apart = float((scores - expected).abs().max() / expected.abs().max())
+    if not apart <= TOLERANCE:
+        raise RuntimeError(f"the search in blocks and the plain one differ by {apart:.2g} of the largest score")
 
 
 def classify(train: Tensor | SimulatedRows, test: Tensor) -> Tensor:

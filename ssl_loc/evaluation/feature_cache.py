@@ -1,6 +1,8 @@
 """Features on disk: one .npy per (weights, images, transform, pooling), read as a memory map.
 
 A file is used only if everything it depends on is equal and its bytes have the checksum that was written with it.
+The checksum is part of the file's name and the description beside it says that name, so that several processes may
+write the same features at once: whichever description is there belongs to a whole file.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import secrets
 import shutil
 import zlib
 from collections.abc import Iterator
@@ -45,24 +48,21 @@ class FeatureCache:
         """The features of ``key``, float32 (N, D) mapped from disk (writes to it stay in memory); None if they are not
         there. A damaged file is named in a warning and counts as not there.
         """
-        data, about = self._paths(key)
-        if not data.is_file() or not about.is_file():
-            return None
-        try:
-            known = read_json(about)
-            if known["key"] != _plain(key):
+        about = self._about(key)
+        # Another process may replace them between the two reads: the second try sees what it left.
+        for last in (False, True):
+            if not about.is_file():
                 return None
-            features = np.load(data, mmap_mode="c", allow_pickle=False)
-            if list(features.shape) != known["shape"] or features.dtype != np.float32:
-                raise DataError(f"{data} holds {features.dtype} {features.shape}, expected float32 {known['shape']}")
-            if checksum(features) != known["crc32"]:
-                raise DataError(f"{data} does not have the checksum it was written with")
-        except (DataError, ValueError, OSError, KeyError, TypeError, EOFError) as error:
-            logger.warning("stored features are damaged and are taken anew: %s", error)
-            return None
-        if say:
-            logger.info("features from %s (%d x %d)", data, *features.shape)
-        return torch.from_numpy(features)
+            try:
+                found = _read(about, key)
+            except (DataError, ValueError, OSError, KeyError, TypeError, EOFError) as error:
+                if last:
+                    logger.warning("stored features are damaged and are taken anew: %s", error)
+                continue
+            if found is not None and say:
+                logger.info("features from %s (%d x %d)", about.with_suffix(".*"), *found.shape)
+            return None if found is None else torch.from_numpy(found)
+        return None
 
     def read_back(self, key: dict[str, Any]) -> Tensor:
         """The features just written.
@@ -80,25 +80,28 @@ class FeatureCache:
     @contextmanager
     def writer(self, key: dict[str, Any], rows: int) -> Iterator[FeatureWriter]:
         """Write ``rows`` features batch by batch; the file appears only when all of them are there."""
-        data, about = self._paths(key)
-        writer = FeatureWriter(data, rows)
+        about = self._about(key)
+        writer = FeatureWriter(about, rows)
         try:
             yield writer
             crc, shape = writer.finish()
+            data = about.with_name(f"{about.stem}-{crc:08x}.npy")
+            old = _data_file(about)
             # What an interrupted run had written stays useless without its description, which comes last.
-            about.unlink(missing_ok=True)
             os.replace(writer.temporary, data)
-            write_json(about, {"key": _plain(key), "shape": shape, "crc32": crc})
+            write_json(about, {"key": _plain(key), "file": data.name, "shape": shape, "crc32": crc})
+            if old is not None and old != data:
+                old.unlink(missing_ok=True)
         finally:
             writer.temporary.unlink(missing_ok=True)
         logger.info(
             "features stored in %s (%.0f MB; the folder holds %.0f MB)", data, _mb(data), sum(map(_mb, self._files()))
         )
 
-    def _paths(self, key: dict[str, Any]) -> tuple[Path, Path]:
+    def _about(self, key: dict[str, Any]) -> Path:
         text = json.dumps(_plain(key), sort_keys=True)
         name = hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
-        return self.folder / f"{name}.npy", self.folder / f"{name}.json"
+        return self.folder / f"{name}.json"
 
     def _files(self) -> list[Path]:
         return list(self.folder.glob("*.npy"))
@@ -108,7 +111,7 @@ class FeatureWriter:
     """A .npy file that grows batch by batch under a temporary name."""
 
     def __init__(self, target: Path, rows: int) -> None:
-        self.temporary = target.with_name(f".{target.name}.{os.getpid()}")
+        self.temporary = target.with_name(f".{target.stem}.{secrets.token_hex(8)}.tmp")
         self.rows, self._done, self._crc = rows, 0, 0
         self._map: np.memmap | None = None
 
@@ -139,6 +142,29 @@ class FeatureWriter:
         assert self._map is not None and self._done == self.rows, f"{self._done} of {self.rows} features were written"
         self._map.flush()
         return self._crc, list(self._map.shape)
+
+
+def _read(about: Path, key: dict[str, Any]) -> np.ndarray | None:
+    """The features that a description stands for; None if they are of another key."""
+    known = read_json(about)
+    if known["key"] != _plain(key):
+        return None
+    data = about.with_name(known.get("file", f"{about.stem}.npy"))
+    features = np.load(data, mmap_mode="c", allow_pickle=False)
+    if list(features.shape) != known["shape"] or features.dtype != np.float32:
+        raise DataError(f"{data} holds {features.dtype} {features.shape}, expected float32 {known['shape']}")
+    if checksum(features) != known["crc32"]:
+        raise DataError(f"{data} does not have the checksum it was written with")
+    return features
+
+
+def _data_file(about: Path) -> Path | None:
+    """The features of a description, as far as it can be read; they had its name once."""
+    try:
+        known = read_json(about)
+        return about.with_name(Path(known.get("file", f"{about.stem}.npy")).name)
+    except (DataError, AttributeError, TypeError):
+        return None
 
 
 def checksum(values: np.ndarray) -> int:

@@ -16,10 +16,8 @@ from ssl_loc.data.datasets.folder import list_files
 from ssl_loc.evaluation.data import EvalData
 from ssl_loc.evaluation.linear_head import named_head
 from ssl_loc.evaluation.results import EVEN
+from ssl_loc.evaluation.settings import HARMLESS
 from ssl_loc.evaluation.weights import Weights
-
-# Options that change where and how fast something is computed, or what is printed; not the numbers.
-HARMLESS = ("DEVICE", "BATCH_SIZE", "CACHE", "WORKERS", "PUBLISHED", "SEED")
 
 
 def fingerprint(protocol: str, version: str, weights: Weights, data: EvalData, options: CfgNode) -> str:

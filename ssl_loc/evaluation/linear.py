@@ -119,6 +119,7 @@ class LinearProbe:
             details = {
                 "lr": self.lrs[chosen],
                 "best_epoch": run.best_epoch(chosen),
+                "train_loss": run.losses[chosen],
                 "lr_grid_last_best": run.grid(),
                 "seed": self.seed,
             }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -56,11 +57,25 @@ class Recipe:
 
 @dataclass
 class ProbeRun:
-    """Accuracy in percent of each learning rate (L,) after every epoch, shape (epochs, L); its layers at the end."""
+    """Accuracy in percent of each learning rate (L,) after every epoch, shape (epochs, L); its layers at the end.
+
+    Attributes:
+        losses: mean training loss of the last epoch, one per learning rate; not finite where the layer exploded.
+    """
 
     lrs: list[float]
     accuracy: Tensor
     layers: list[tuple[Tensor, Tensor]]
+    losses: list[float]
+
+    def diverged(self, i: int) -> bool:
+        """Whether a learning rate left NaN or infinity in its layer or its loss: its accuracy means nothing."""
+        weight, bias = self.layers[i]
+        return not (math.isfinite(self.losses[i]) and bool(weight.isfinite().all() and bias.isfinite().all()))
+
+    def worse_than_guess(self, i: int) -> bool:
+        """Whether the training loss is above that of equal odds for all classes, as where the rate is too large."""
+        return not self.diverged(i) and self.losses[i] > math.log(max(2, len(self.layers[i][1])))
 
     def last(self, i: int) -> float:
         return float(self.accuracy[-1, i])
@@ -72,9 +87,12 @@ class ProbeRun:
         """1-based; the first of equals."""
         return int(self.accuracy[:, i].argmax()) + 1
 
-    def grid(self) -> dict[str, list[float]]:
-        """Learning rate -> accuracy of the last and of the best epoch."""
-        return {f"{lr:g}": [self.last(i), self.best(i)] for i, lr in enumerate(self.lrs)}
+    def grid(self) -> dict[str, list[float | None]]:
+        """Learning rate -> accuracy of the last and of the best epoch; None where it diverged."""
+        return {
+            f"{lr:g}": [None, None] if self.diverged(i) else [self.last(i), self.best(i)]
+            for i, lr in enumerate(self.lrs)
+        }
 
 
 class Scale:
@@ -125,6 +143,7 @@ class ProbeBank:
         self.bias = torch.zeros(len(lrs), classes, device=device, requires_grad=True)
         self.rates = torch.tensor(list(lrs), device=device)
         self._speed = [torch.zeros_like(self.weight), torch.zeros_like(self.bias)]
+        self._loss, self._seen = torch.zeros(len(lrs), device=device, dtype=torch.float64), 0
         self._mean, self._var = torch.zeros(dim, device=device), torch.ones(dim, device=device)
 
     def step(self, x: Tensor, y: Tensor, factor: float) -> None:
@@ -135,14 +154,22 @@ class ProbeBank:
                 return  # a batch of one has no statistics
             x = F.batch_norm(x, self._mean, self._var, training=True, momentum=NORM_MOMENTUM)
         logits = torch.einsum("nd,lcd->lnc", x, self.weight) + self.bias[:, None]
-        loss = F.cross_entropy(logits.flatten(0, 1), y.repeat(len(self.rates)), reduction="sum") / len(x)
-        grads = torch.autograd.grad(loss, [self.weight, self.bias])
+        losses = F.cross_entropy(logits.flatten(0, 1), y.repeat(len(self.rates)), reduction="none")
+        self._loss += losses.detach().view(len(self.rates), -1).sum(1, dtype=torch.float64)
+        self._seen += len(x)
+        grads = torch.autograd.grad(losses.sum() / len(x), [self.weight, self.bias])
         with torch.no_grad():
             for p, v, g in zip((self.weight, self.bias), self._speed, grads, strict=True):
                 g = g + self.recipe.weight_decay * p
                 v.mul_(self.recipe.momentum).add_(g)
                 update = g + self.recipe.momentum * v if self.recipe.nesterov else v
                 p.sub_(update * (self.rates * factor).view(-1, *[1] * (p.dim() - 1)))
+
+    def take_losses(self) -> list[float]:
+        """Mean training loss per learning rate since the last call; NaN if there was no step."""
+        losses = (self._loss / self._seen).tolist() if self._seen else [math.nan] * len(self.rates)
+        self._loss, self._seen = torch.zeros_like(self._loss), 0
+        return losses
 
     @torch.no_grad()
     def layer(self, i: int) -> tuple[Tensor, Tensor]:
@@ -203,6 +230,7 @@ def run_probes(
 ) -> list[ProbeRun]:
     """Train every bank on its features of ``feed``; test it after every epoch. ``title`` is that of a progress bar."""
     accuracy: list[list[Tensor]] = [[] for _ in banks]
+    losses: list[list[float]] = [[] for _ in banks]
     for epoch in progress_bar(range(recipe.epochs), desc=title, unit="epoch", show=bool(title)):
         factor = recipe.factor(epoch)
         for features, y in feed.epoch(epoch):
@@ -210,9 +238,10 @@ def run_probes(
                 bank.step(x, y, factor)
         for bank, x, found in zip(banks, test.features, accuracy, strict=True):
             found.append(bank.accuracy(x, test.labels, test.rows))
+        losses = [bank.take_losses() for bank in banks]
     return [
-        ProbeRun(list(lrs), torch.stack(found), [bank.layer(i) for i in range(len(lrs))])
-        for bank, found in zip(banks, accuracy, strict=True)
+        ProbeRun(list(lrs), torch.stack(found), [bank.layer(i) for i in range(len(lrs))], last)
+        for bank, found, last in zip(banks, accuracy, losses, strict=True)
     ]
 
 

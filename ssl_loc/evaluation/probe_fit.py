@@ -15,6 +15,7 @@ from ssl_loc.evaluation.augmented_feed import AugmentedFeed
 from ssl_loc.evaluation.features import FeatureOptions, extract, state_digest
 from ssl_loc.evaluation.probe import Feed, ProbeBank, ProbeRun, Recipe, Scale, ScoredRows, StoredFeed, run_probes
 from ssl_loc.evaluation.weights import Weights
+from ssl_loc.utils.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,22 @@ def held_out(y: Tensor, seed: int, share: float = HELD_OUT) -> Tensor:
             rows = rows[torch.randperm(len(rows), generator=generator)]
             mask[rows[: max(1, round(share * len(rows)))]] = True
     return mask
+
+
+def usable(runs: Sequence[ProbeRun], key: str) -> list[int]:
+    """Positions of the learning rates whose layers are finite in every run; the others are named in a warning.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    lrs = runs[-1].lrs
+    fine = [i for i in range(len(lrs)) if not any(run.diverged(i) for run in runs)]
+    lost = ", ".join(f"{lr:g}" for i, lr in enumerate(lrs) if i not in fine)
+    if not fine:
+        raise ConfigError(f"every learning rate of {key} diverged ({lost}: the layer is not finite); use smaller ones")
+    if lost:
+        logger.warning("learning rates of %s that diverged take no part in the choice: %s", key, lost)
+    return fine
 
 
 @dataclass(frozen=True)
@@ -72,21 +89,28 @@ class ProbeFit:
         choose = len(self.lrs) > 1 and bool(out.any())
         stored = not self.augment or self.standardize or choose
         xs = extract(self.weights, self.train, self.features, self.pools) if stored else []
-        chosen = 0
+        order = list(range(len(self.lrs)))
         if choose:
             trial = self._train(
                 xs, (~out).nonzero()[:, 0], ScoredRows(xs, y, out.nonzero()[:, 0]), "choice of the rate"
             )
-            chosen = int(trial[-1].accuracy[-1].argmax())
-            if chosen in (0, len(self.lrs) - 1):
-                logger.warning(
-                    "the chosen learning rate %g is at the edge of %s; widen the grid", self.lrs[chosen], key
-                )
+            fine = usable(trial, key)
+            order = sorted(fine, key=lambda i: -float(trial[-1].accuracy[-1, i]))
         test = ScoredRows(tests, self.val.labels(), torch.arange(len(self.val)))
         runs = self._train(xs, torch.arange(len(y)), test, "linear layers")
         assert state_digest(self.weights.trunk().backbone) == before, (
             "the frozen trunk changed while layers were trained"
         )
+        fine = usable(runs, key)
+        chosen = next((i for i in order if i in fine), fine[0])
+        if choose and chosen in (0, len(self.lrs) - 1):
+            logger.warning("the chosen learning rate %g is at the edge of %s; widen the grid", self.lrs[chosen], key)
+        for run in runs:
+            if run.worse_than_guess(chosen):
+                logger.warning(
+                    "%s %g ended with a training loss of %.3g, above that of a blind guess: the rate is too large",
+                    *(key, self.lrs[chosen], run.losses[chosen]),
+                )
         return runs, chosen
 
     def _train(self, xs: Sequence[Tensor], rows: Tensor, test: ScoredRows, title: str) -> list[ProbeRun]:

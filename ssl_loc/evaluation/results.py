@@ -30,10 +30,14 @@ def result_slug(label: str) -> str:
     return slug(label)[-SLUG_LENGTH:]
 
 
-def result_path(out: str | Path, protocol: str, label: str, data: str) -> Path:
-    """OUT/results/<protocol>_<label>_<data>.json; a second run of the same replaces the first."""
+def result_path(out: str | Path, protocol: str, label: str, data: str, suffix: str = "") -> Path:
+    """OUT/results/<protocol>_<label>_<data><suffix>.json; a second run of the same replaces the first.
+
+    Args:
+        suffix: of limit and options that are not the default ones (:func:`settings_suffix`).
+    """
     name = "_".join(map(result_slug, (protocol, label, data)))
-    return Path(out) / RESULTS / f"{name}.json"
+    return Path(out) / RESULTS / f"{name}{suffix}.json"
 
 
 def seed_path(path: Path, seed: int) -> Path:

@@ -16,6 +16,8 @@ from ssl_loc.evaluation.build import EVALUATOR_REGISTRY, Evaluator
 from ssl_loc.evaluation.comparison import comparison, terminal_table, write_comparison
 from ssl_loc.evaluation.data import EvalData
 from ssl_loc.evaluation.fingerprint import fingerprint
+from ssl_loc.evaluation.options import default_options
+from ssl_loc.evaluation.published import check_published, quoted
 from ssl_loc.evaluation.results import (
     EVEN,
     data_name,
@@ -25,10 +27,11 @@ from ssl_loc.evaluation.results import (
     result_path,
     seed_path,
 )
+from ssl_loc.evaluation.settings import settings, settings_suffix
 from ssl_loc.evaluation.weights import Weights
 from ssl_loc.structures import Result
 from ssl_loc.utils.env import collect_env_dict
-from ssl_loc.utils.errors import ConfigError, DataError, UserError
+from ssl_loc.utils.errors import DataError, UserError
 from ssl_loc.utils.file_io import write_json
 from ssl_loc.utils.seeds import mean_std
 
@@ -36,7 +39,6 @@ __all__ = [
     "comparison",
     "data_name",
     "protocol_name",
-    "published",
     "read_results",
     "result_path",
     "run_protocols",
@@ -69,7 +71,7 @@ def run_protocols(
     Raises:
         UserError: a protocol cannot use these weights or this data; before the first protocol runs.
     """
-    published(options.PUBLISHED, "", "")
+    check_published(options)
     seeds = list(seeds) or [options.SEED]
     if again:
         shutil.rmtree(Path(out) / WORK, ignore_errors=True)
@@ -84,7 +86,7 @@ def run_protocols(
             evaluator = made[name, seeds[0]]
             mark = fingerprint(name, evaluator.version, w, data, options)
             own = {seed: made[name, seed] for seed in (seeds if getattr(evaluator, "seeded", True) else seeds[:1])}
-            path = result_path(out, name, w.label, data.spec)
+            path = result_path(out, name, w.label, data.spec, own_suffix(name, data, options))
             anew = again or not getattr(evaluator, "resumable", True)
             found = None if anew else stored(path, mark, list(own))
             if found is not None:
@@ -95,6 +97,12 @@ def run_protocols(
             results.append(run_seeds(own, w, data, path, common, anew))
         w.cache.clear()
     return results
+
+
+def own_suffix(name: str, data: EvalData, options: CfgNode) -> str:
+    """What keeps results of other options apart in their files' names."""
+    plain = settings(name, EvalData(""), default_options())
+    return settings_suffix(settings(name, data, options), plain, data.limit)
 
 
 def build_evaluator(name: str, options: CfgNode, seed: int) -> Evaluator:
@@ -159,14 +167,16 @@ def stored(path: Path, mark: str, seeds: Sequence[int]) -> Result | None:
         logger.warning("%s; it is made anew", error)
         return None
     same = result.details.get("fingerprint") == mark and result.details.get("seeds") == list(seeds)
+    if not same:
+        logger.warning("%s is of other weights, images, seeds or versions; it is made anew and replaced", path)
     return result if same else None
 
 
 def refresh(found: Result, path: Path, about: dict[str, Any]) -> Result:
     """A stored result with the published numbers of today's options, on disk too."""
-    quoted = {key: about[key] for key in ("published", "references")}
-    if any(found.details.get(key) != value for key, value in quoted.items()):
-        found = replace(found, details={**found.details, **quoted})
+    today = {key: about[key] for key in ("published", "references", "published_left_out")}
+    if any(found.details.get(key) != value for key, value in today.items()):
+        found = replace(found, details={**found.details, **today})
         write_json(path, found.to_dict())
     return found
 
@@ -188,12 +198,8 @@ def describe(w: Weights, data: EvalData, options: CfgNode, protocol: str) -> dic
         # Masks that saw labels make the pretraining no longer self-supervised.
         "mask_source": w.meta.get("mask_source"),
         "uses_labels": w.meta.get("uses_labels"),
-        "published": published(options.PUBLISHED, w.label, protocol),
-        "references": [
-            [label, metric, value, source]
-            for label, name, metric, value, source in options.PUBLISHED
-            if name == protocol
-        ],
+        "settings": settings(protocol, data, options),
+        **quoted(options, data, w.label, protocol),
     }
 
 
@@ -206,12 +212,3 @@ def check_pairings(evaluators: Sequence[tuple[str, Evaluator]], weights: Sequenc
             evaluator.check_data(data)
         except UserError as error:
             raise type(error)(f"--protocol {name}: {error}") from None
-
-
-def published(rows: Sequence[Sequence[Any]], label: str, protocol: str) -> dict[str, Any]:
-    """The published numbers of these weights: PUBLISHED rows (label, protocol, metric, value, source)."""
-    for row in rows:
-        if len(row) != 5:
-            raise ConfigError(f"PUBLISHED has the row {list(row)}; expected [label, protocol, metric, value, source]")
-    mine = [row for row in rows if str(row[0]).lower() == label.lower() and row[1] == protocol]
-    return {metric: {"value": value, "source": source} for _, _, metric, value, source in mine}

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ssl_loc.evaluation.comparison import left_out
 from ssl_loc.evaluation.results import data_name, protocol_name, spread_of
+from ssl_loc.evaluation.settings import protocol_names
 from ssl_loc.visualization.bars import Bars, bars_figures, grouped_bars_figure
 from ssl_loc.visualization.density import density_figure
 from ssl_loc.visualization.labels import number_repeats, short_data_names
@@ -122,7 +124,7 @@ def _numbers_table(part: Results, title: str) -> Table:
             row.append(values.get(metric))
             row += [None] if known else []
     sources = dict.fromkeys(_sources(part))
-    caption = title + (f" (published: {', '.join(sources)})" if sources else "")
+    caption = ". ".join([title + (f" (published: {', '.join(sources)})" if sources else ""), *left_out(part)])
     if baselines:
         levels = (f"{metric_name(m)}: {_level(value, m)}" for m, value in baselines.items())
         caption += f". To compare with, the same for every model: {'; '.join(levels)}"
@@ -236,10 +238,10 @@ def _brief(value: Any) -> Any:
 
 
 def by_protocol(results: Results) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """(protocol with version, dataset) -> results: what may share a table."""
+    """(protocol with version and options that differ, dataset) -> results: what may share a table."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for r in results:
-        groups.setdefault((protocol_name(r), data_name(r)), []).append(r)
+    for r, name in zip(results, protocol_names(results), strict=True):
+        groups.setdefault((name, data_name(r)), []).append(r)
     return groups
 
 
@@ -249,7 +251,10 @@ def _titled(
     """Groups with names for people: "knn on scenes"; with ``version`` "knn v1 on scenes"; ``brief`` leaves the dataset
     out where a protocol has only one."""
     short = short_data_names([data for _, data in groups])
-    words = [protocol if version else part[0]["protocol"] for (protocol, _), part in groups.items()]
+    words = [
+        protocol if version else part[0]["protocol"] + protocol.removeprefix(protocol_name(part[0]))
+        for (protocol, _), part in groups.items()
+    ]
     names = [
         word if brief and words.count(word) == 1 else f"{word} on {short[data]}"
         for word, (_, data) in zip(words, groups, strict=True)

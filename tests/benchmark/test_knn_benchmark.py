@@ -24,6 +24,17 @@ def test_blocks_and_plain_search_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(knn.classify(train, test), knn.plain(stored, test), rtol=1e-5, atol=1e-4)
 
 
+def test_the_comparison_notices_wrong_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(knn, "DIM", 16)
+    test = knn.SimulatedRows(9, 16, seed=knn.QUERY_SEED)[0:9].float()
+    assert not torch.equal(test, knn.SimulatedRows(500, 16)[0:9].float())  # no query is a training row
+    knn.compare(500, test, 1)
+    right = knn.classify
+    monkeypatch.setattr(knn, "classify", lambda train, given: right(train, given).roll(1, 1))
+    with pytest.raises(RuntimeError, match="blocks and the plain one differ"):
+        knn.compare(500, test, 1)
+
+
 def test_a_block_is_far_below_the_goal() -> None:
     # Of a block: as stored, as float32, normalised, and its similarities, each at most CHUNK_ELEMENTS float32.
     assert 4 * 4 * neighbours.CHUNK_ELEMENTS < 0.25 * knn.MEMORY_GOAL_GB * 1e9

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from ssl_loc.evaluation import feature_cache
 from ssl_loc.evaluation import features as module
 from ssl_loc.evaluation.data import LabelledSplit
 from ssl_loc.evaluation.feature_cache import FeatureCache, checksum
@@ -114,7 +115,7 @@ def test_damaged_files_are_noticed_and_made_anew(
     options = FeatureOptions(size=48, cache=str(tmp_path / "cache"))
     good = extract_split(open_run(run_folder), split, options)[0].clone()
     (data,) = (tmp_path / "cache").glob("*.npy")
-    about = data.with_suffix(".json")
+    (about,) = (tmp_path / "cache").glob("*.json")
     content = bytearray(data.read_bytes())
     if damage == "flip":
         content[-5] ^= 1
@@ -129,7 +130,7 @@ def test_damaged_files_are_noticed_and_made_anew(
         about.write_text(about.read_text().replace('"center"', '"square"'))
     assert torch.equal(extract_split(open_run(run_folder), split, options)[0], good)
     assert len(counted) == 2
-    assert ("damaged" in caplog.text) == (damage != "other key")
+    assert ("features are damaged" in caplog.text) == (damage != "other key")
 
 
 def test_a_stop_in_the_middle_leaves_nothing_that_counts(
@@ -191,6 +192,35 @@ def test_empty_folder_and_foreign_key(tmp_path: Path, caplog) -> None:
     assert found is not None and found.tolist() == [[1, 1, 1], [0, 0, 0]]
     assert cache.load({"a": 2}) is None
     assert "the folder holds" in caplog.text
+
+
+def put(cache: FeatureCache, value: float) -> None:
+    with cache.writer({"a": 1}, 1) as writer:
+        writer.put(torch.full((1, 3), value))
+
+
+def test_two_writers_of_the_same_features(tmp_path: Path, caplog, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = FeatureCache(tmp_path)
+    # One begins, the other does everything in between: with the same numbers, then with others.
+    for other in (1.0, 2.0):
+        with cache.writer({"a": 1}, 1) as writer:
+            put(cache, other)
+            assert cache.read_back({"a": 1}).tolist() == [[other] * 3]
+            writer.put(torch.ones(1, 3))
+        assert cache.read_back({"a": 1}).tolist() == [[1.0] * 3]
+    assert len(list(tmp_path.iterdir())) == 2  # what was replaced is gone, and no temporary file is left
+    # A description that is read just before another process replaces both files.
+    original = feature_cache.read_json
+
+    def late(path: Path) -> object:
+        known = original(path)
+        monkeypatch.setattr(feature_cache, "read_json", original)
+        put(cache, 3.0)
+        return known
+
+    monkeypatch.setattr(feature_cache, "read_json", late)
+    found = cache.load({"a": 1})
+    assert found is not None and found.tolist() == [[3.0] * 3] and "damaged" not in caplog.text
 
 
 def test_worker_count() -> None:

@@ -124,6 +124,28 @@ def fit(run_folder: Path, data: EvalData, **changes: object) -> ProbeFit:
     return replace(base, **changes)
 
 
+def test_diverged_rates_are_named_and_never_chosen(run_folder: Path, data: EvalData, caplog) -> None:
+    # 1e38 times a step overflows float32; NaN would count as answer 0.
+    (run,), chosen = fit(run_folder, data, lrs=[0.1, 1e38], standardize=True).run("LINEAR.LRS")
+    assert chosen == 0 and [run.diverged(i) for i in (0, 1)] == [False, True]
+    assert run.grid()["1e+38"] == [None, None] and run.grid()["0.1"][0] is not None
+    assert "LINEAR.LRS that diverged take no part in the choice: 1e+38" in caplog.text
+    with pytest.raises(ConfigError, match=r"every learning rate of LINEAR.LRS diverged \(1e\+38: "):
+        fit(run_folder, data, lrs=[1e38], standardize=True).run("LINEAR.LRS")
+
+
+def test_the_loss_of_the_last_epoch_is_known() -> None:
+    x, y = torch.randn(8, 3), torch.arange(8) % 2
+    bank = ProbeBank(3, 2, [0.0, 1.0], torch.Generator().manual_seed(0), Recipe(2, 4))
+    before = nn.functional.cross_entropy(x @ bank.weight[0].T + bank.bias[0], y).item()
+    feed = StoredFeed([x], y, torch.arange(8), 4, torch.Generator())
+    (run,) = run_probes([bank], feed, ScoredRows([x], y, torch.arange(8)), [0.0, 1.0], Recipe(2, 4))
+    assert run.losses[0] == pytest.approx(before, rel=1e-5) and run.losses[1] != run.losses[0]
+    assert replace(run, losses=[0.69, 0.70]).worse_than_guess(1) and not replace(
+        run, losses=[0.69, 0.7]
+    ).worse_than_guess(0)
+
+
 @pytest.mark.parametrize("augment", [False, True])
 def test_the_test_part_is_looked_at_only_to_report(augment: bool, run_folder: Path, data: EvalData) -> None:
     train, val = data.labelled_splits()

@@ -137,7 +137,8 @@ def test_only_the_same_evaluation_is_skipped(tmp_path: Path, monkeypatch: pytest
 
     assert ran() and not ran()
     assert ran(given=[weights(digest="other")]) and ran()
-    assert ran(options=("SEEDED.WORD", "x")) and ran()
+    assert ran(options=("SEEDED.WORD", "x")) and not ran() and not ran(options=("SEEDED.WORD", "x"))
+    assert len(list((tmp_path / "out" / "results").glob("*.json"))) == 2  # neither replaced the other
     assert not ran(options=("BATCH_SIZE", "3", "CACHE", "somewhere", "DEVICE", "cpu", "WORKERS", "0"))
     assert ran(seeds=(1,)) and ran(seeds=(0,)) and not ran(seeds=(0,))
     assert ran(again=True) and not ran()
@@ -150,7 +151,7 @@ def test_only_the_same_evaluation_is_skipped(tmp_path: Path, monkeypatch: pytest
     note.write_text("a")
     assert ran(options=("SEEDED.WORD", str(note))) and not ran(options=("SEEDED.WORD", str(note)))
     note.write_text("bb")
-    assert ran(options=("SEEDED.WORD", str(note))) and ran()
+    assert ran(options=("SEEDED.WORD", str(note))) and not ran()
     monkeypatch.setattr(Seeded, "version", "2")
     assert ran() and not ran()
 
@@ -169,7 +170,7 @@ def test_published_numbers_of_today_stand_beside_a_stored_result(tmp_path: Path)
     rows = (
         '[["a", "seeded", "square", 3.0, "Paper"], ["B", "seeded", "square", 4.5, "Paper"], ["B", "knn", "x", 1, ""]]'
     )
-    (result,) = run(tmp_path, options=("PUBLISHED", rows))
+    (result,) = run(tmp_path, options=("PUBLISHED", rows, "PUBLISHED_IF", '[["DATA", "d"]]'))
     assert calls == [("A", 0)]
     assert result.details["published"] == {"square": {"value": 3.0, "source": "Paper"}}
     found = read_results([tmp_path])
@@ -177,6 +178,32 @@ def test_published_numbers_of_today_stand_beside_a_stored_result(tmp_path: Path)
     assert columns[2:] == ["seeded v1 square", "seeded v1 square published"] and table[0][2:] == [0.0, 3.0]
     text = terminal_table(found).splitlines()
     assert [line.split() for line in text[-2:]] == [["a", "published", "3"], ["B", "published", "4.5"]]
+    # On other data they say nothing.
+    run(tmp_path, options=("PUBLISHED", rows, "PUBLISHED_IF", '[["DATA", "e"]]'))
+    found = read_results([tmp_path])
+    assert comparison(found)[0][2:] == ["seeded v1 square"] and calls == [("A", 0)]
+    assert (
+        "2 published numbers of seeded are left out, they hold for other settings: --data d, expected e"
+        in (terminal_table(found).splitlines()[-1])
+    )
+
+
+def test_results_of_other_options_and_limits_stand_beside_each_other(tmp_path: Path) -> None:
+    for out, words in (("a", ()), ("b", ("SEEDED.WORD", "x"))):
+        run(tmp_path / out, options=words)
+    run(tmp_path / "a", options=("SIZE", "32"))
+    found = read_results([tmp_path / "a", tmp_path / "b"])
+    columns, table = comparison(found)
+    every = "seeded v1 (SIZE {}, SEEDED.WORD {}) square"
+    assert set(columns[2:]) == {every.format(0, "''"), every.format(32, "''"), every.format(0, "x")}
+    assert table == [["A", "d", 0.0, 0.0, 0.0]]
+    assert len(terminal_table(found).split("\n\n")) == 3
+    # Two that agree in everything but their number have a row each.
+    twice = [found[0], {**found[0], "metrics": {"square": 7.0}}, found[0]]
+    assert comparison(twice)[1] == [["A", "d", 0.0], ["A", "d", 7.0]]
+    # Results of an older version do not say their options, so they may be others.
+    old = {**found[0], "details": {k: v for k, v in found[0]["details"].items() if k != "settings"}}
+    assert "seeded v1 (options not recorded) square" in comparison([found[0], old])[0]
 
 
 def test_the_tool_takes_seeds_cache_and_again(

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from ssl_loc.checkpoint import export_backbone
+from ssl_loc.evaluation.data import EvalData
 from ssl_loc.evaluation.options import load_options
-from ssl_loc.evaluation.runner import comparison, published, read_results, terminal_table
+from ssl_loc.evaluation.published import misfit, quoted
+from ssl_loc.evaluation.runner import comparison, read_results, terminal_table
 from ssl_loc.utils.errors import ConfigError, DataError, WeightsError
 from ssl_loc.utils.file_io import read_json, write_json
 
@@ -146,15 +148,54 @@ def test_options_are_strict(tmp_path: Path) -> None:
         load_options(str(tmp_path / "bad.yaml"), [])
 
 
-def test_published_numbers_belong_to_a_label_and_a_protocol() -> None:
-    rows = [
-        ["CAST", "grounding", "iou_mean", 0.41, "CAST paper"],
-        ["MoCo", "grounding", "iou_mean", 0.24, "CAST paper"],
-    ]
-    assert published(rows, "cast", "grounding") == {"iou_mean": {"value": 0.41, "source": "CAST paper"}}
-    assert published(rows, "cast", "knn") == {}
-    with pytest.raises(ConfigError, match="PUBLISHED"):
-        published([["CAST", 0.41]], "cast", "grounding")
+def test_published_numbers_belong_to_label_protocol_data_and_options(tmp_path: Path) -> None:
+    rows = "[[CAST, grounding, iou_mean, 0.41, P], [MoCo, grounding, iou_mean, 0.24, P], [CAST, knn, top1, 9.0, P]]"
+    (tmp_path / "p.yaml").write_text(
+        f"SIZE: 224\nPUBLISHED_IF: [[DATA, 'coco:*:val2017'], [MASKS, 'folder:*']]\nPUBLISHED: {rows}\n"
+    )
+    preset = str(tmp_path / "p.yaml")
+    (tmp_path / "child.yaml").write_text("_BASE_: p.yaml\nGROUNDING: {PHI: 0.4}\n")
+    data = EvalData("coco_2017_val", "folder:maps")
+    found = quoted(load_options(preset), data, "cast", "grounding")
+    assert found["published"] == {"iou_mean": {"value": 0.41, "source": "P"}}
+    assert [row[0] for row in found["references"]] == ["CAST", "MoCo"] and not found["published_left_out"]
+    assert quoted(load_options(preset), data, "cast", "svm") == {
+        "published": {},
+        "references": [],
+        "published_left_out": "",
+    }
+
+    def why(*words: str, given: EvalData = data, file: str = preset, protocol: str = "grounding") -> str:
+        return misfit(load_options(file, words), given, protocol)
+
+    assert why("BATCH_SIZE", "3", "SEED", "5", "KNN.K", "7", "SIZE", "224") == ""
+    assert why("SIZE", "64") == "SIZE is 64 now" and why("GROUNDING.PHI", "0.3") == "GROUNDING.PHI is 0.3 now"
+    assert why("KNN.K", "7", protocol="knn") == "KNN.K is 7 now"
+    assert why(file=str(tmp_path / "child.yaml")) == "GROUNDING.PHI is 0.4 now"
+    assert why(given=EvalData("coco:/x:val2017", "folder:m")) == ""
+    assert why(given=EvalData("coco_2017_train", "folder:m")) == "--data coco_2017_train, expected coco:*:val2017"
+    assert why(given=EvalData("coco_2017_val")) == "--masks ground_truth, expected folder:*"
+    assert why(given=EvalData("coco_2017_val", "folder:m", 50)) == "LIMIT 50, expected all images"
+    left = quoted(load_options(preset, ["SIZE", "64"]), data, "cast", "grounding")
+    assert left["published"] == {} and left["references"] == [] and "SIZE is 64 now" in left["published_left_out"]
+    for words, error in (
+        (["PUBLISHED", '[["CAST", 0.41]]'], "PUBLISHED has the row"),
+        (["PUBLISHED", '[["CAST", "knn", "top1", 1.0, "P"]]'], "PUBLISHED_IF does not say what data"),
+        (["PUBLISHED_IF", '[["DATE", "x"]]'], "asks for DATE"),
+        (["PUBLISHED_IF", '["DATA"]'], "PUBLISHED_IF has the row"),
+    ):
+        with pytest.raises(ConfigError, match=error):
+            load_options(None, words)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "least"),
+    [("SIZE", -3, 0), ("LIMIT", -1, 0), ("BATCH_SIZE", 0, 1), ("WORKERS", -7, -1), ("SEED", -1, 0)],
+)
+def test_shared_options_have_a_smallest_value(key: str, value: int, least: int) -> None:
+    assert load_options(None, [key, str(least)])[key] == least
+    with pytest.raises(ConfigError, match=f"{key} is {value}; expected {least} or more"):
+        load_options(None, [key, str(value)])
 
 
 def test_shipped_presets_load() -> None:
