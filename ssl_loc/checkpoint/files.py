@@ -81,8 +81,8 @@ def _why_unreadable(path: Path, error: Exception) -> str:
         what = refused[1] if refused else "a plain pickle"
         return (
             f"{path} holds Python objects ({what}), not only tensors and plain values, and is not opened for safety; "
-            "re-save its state_dict() with torch.save in the code that wrote it, or, if you trust whoever made it: "
-            f"python -c \"import torch; c = torch.load('{path}', map_location='cpu', weights_only=False); "
+            "re-save its state_dict() with torch.save in the code that wrote it, or, if you trust it, in its folder: "
+            f"python -c \"import torch; c = torch.load('{path.name}', map_location='cpu', weights_only=False); "
             f"torch.save(c.get('state_dict', c.get('model', c)), '{path.stem}.tensors.pth')\""
         )
     if not start.startswith(_TORCH):
