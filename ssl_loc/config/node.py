@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import copy
 import hashlib
 import importlib
 import importlib.util
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,10 +19,13 @@ from yacs.config import CfgNode as _YacsNode
 from ssl_loc.config.fragments import attach, owner_of
 from ssl_loc.utils.errors import ConfigError, did_you_mean
 
+_LOGGER = logging.getLogger(__name__)
 BASE_KEY = "_BASE_"
 # A chain longer than this cannot be read any more (design: "_BASE_ one or two deep").
 MAX_BASE_DEPTH = 2
 _NUMBERS = (int, float)
+# Names of added keys in one line of the log.
+_SHOWN_KEYS = 8
 
 
 class CfgNode(_YacsNode):
@@ -64,10 +69,19 @@ class CfgNode(_YacsNode):
 
     @classmethod
     def restore(cls, values: dict[str, Any]) -> CfgNode:
-        """Rebuild a complete config from :meth:`to_dict` (as stored in checkpoints), re-reading its ``IMPORTS``."""
+        """Rebuild a complete config from :meth:`to_dict` (as stored in checkpoints), re-reading its ``IMPORTS``.
+
+        A key that is younger than the checkpoint gets its default, which is how the run was made; the log names them.
+        """
+        from ssl_loc.config.defaults import base_cfg
+
         for name in values.get("IMPORTS", []):
             import_part(name, Path.cwd(), "the stored config")
-        return cls(values)
+        cfg = cls(values)
+        if added := _add_missing(cfg, base_cfg(), ""):
+            shown = ", ".join(added[:_SHOWN_KEYS]) + (" ..." if len(added) > _SHOWN_KEYS else "")
+            _LOGGER.info("the stored config is older than %d keys, which get their defaults: %s", len(added), shown)
+        return cfg
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dict of plain values (tuples become lists)."""
@@ -83,6 +97,18 @@ class CfgNode(_YacsNode):
         for key, value in self.items():
             found += [f"{key}.{k}" for k in value.keys_flat()] if isinstance(value, CfgNode) else [key]
         return found
+
+
+def _add_missing(cfg: CfgNode, defaults: CfgNode, above: str) -> list[str]:
+    """Give ``cfg`` what only ``defaults`` has; the full names of what was added."""
+    added: list[str] = []
+    for key, value in defaults.items():
+        if key not in cfg:
+            cfg[key] = copy.deepcopy(value)
+            added.append(above + key)
+        elif isinstance(value, CfgNode) and isinstance(cfg[key], CfgNode):
+            added += _add_missing(cfg[key], value, f"{above}{key}.")
+    return added
 
 
 def _attach(cfg: CfgNode) -> None:

@@ -83,6 +83,18 @@ def test_imports_bring_their_own_keys(write) -> None:
         get_cfg().merge_from_file(write("b.yaml", "IMPORTS: ['./absent.py']"))
 
 
+def test_a_stored_config_from_before_a_key_gets_its_default_and_says_so(caplog) -> None:
+    cfg = get_cfg()
+    cfg.merge_from_list(["SOLVER.BASE_LR", "0.5"])
+    stored = cfg.to_dict()
+    del stored["MODEL"]["FREEZE_AT"], stored["SOLVER"]
+    with caplog.at_level("INFO"):
+        again = CfgNode.restore(stored)
+    assert again.MODEL.FREEZE_AT == 0 and again.SOLVER.BASE_LR == get_cfg().SOLVER.BASE_LR != 0.5
+    assert "older than 2 keys" in caplog.text and "MODEL.FREEZE_AT" in caplog.text and "SOLVER" in caplog.text
+    assert again.MODEL.MOCO.K == cfg.MODEL.MOCO.K  # what is there stays as it is
+
+
 def test_missing_file_suggests_a_neighbour(write) -> None:
     path = write("cast_coco.yaml", "SEED: 1")
     with pytest.raises(ConfigError, match=r"did you mean cast_coco\.yaml"):
