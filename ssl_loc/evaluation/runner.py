@@ -198,7 +198,7 @@ def describe(w: Weights, data: EvalData, options: CfgNode, protocol: str) -> dic
         # Masks that saw labels make the pretraining no longer self-supervised.
         "mask_source": w.meta.get("mask_source"),
         "uses_labels": w.meta.get("uses_labels"),
-        "settings": settings(protocol, data, options),
+        "chosen_options": settings(protocol, data, options),
         **quoted(options, data, w.label, protocol),
     }
 

@@ -62,10 +62,10 @@ def protocol_names(results: Sequence[dict[str, Any]]) -> list[str]:
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for r in results:
         groups.setdefault((protocol_name(r), data_name(r)), []).append(r)
-    differing = {name: _differing([r["details"].get("settings") for r in part]) for name, part in groups.items()}
+    differing = {name: _differing([r["details"].get("chosen_options") for r in part]) for name, part in groups.items()}
     names = []
     for r in results:
-        name, own = protocol_name(r), r["details"].get("settings")
+        name, own = protocol_name(r), r["details"].get("chosen_options")
         keys = differing[(name, data_name(r))]
         if keys:
             words = UNKNOWN if own is None else ", ".join(f"{key} {_plain(own.get(key, '-'))}" for key in keys)

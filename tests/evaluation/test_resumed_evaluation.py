@@ -202,7 +202,7 @@ def test_results_of_other_options_and_limits_stand_beside_each_other(tmp_path: P
     twice = [found[0], {**found[0], "metrics": {"square": 7.0}}, found[0]]
     assert comparison(twice)[1] == [["A", "d", 0.0], ["A", "d", 7.0]]
     # Results of an older version do not say their options, so they may be others.
-    old = {**found[0], "details": {k: v for k, v in found[0]["details"].items() if k != "settings"}}
+    old = {**found[0], "details": {k: v for k, v in found[0]["details"].items() if k != "chosen_options"}}
     assert "seeded v1 (options not recorded) square" in comparison([found[0], old])[0]
 
 

@@ -22,6 +22,7 @@ from ssl_loc.visualization.labels import RunFolder
 from ssl_loc.visualization.metric_names import sense
 from ssl_loc.visualization.report import Gallery, Picture, Section, Spread, Table, build_report
 from ssl_loc.visualization.result_sections import (
+    by_protocol,
     glance_section,
     headline,
     numbers_section,
@@ -202,3 +203,10 @@ def test_photos_are_carried_small_and_drawings_exactly() -> None:
     small = io.BytesIO()
     Image.fromarray(noise[:20]).save(small, "png")
     assert base64.b64decode(to_data_uri(small.getvalue()).split(",", 1)[1]) == small.getvalue()
+
+
+def test_numbers_of_the_backgrounds_settings_are_no_options(results: list[dict[str, Any]]) -> None:
+    # Every model has its own numbers there; they share a table all the same.
+    for i, r in enumerate(results[2:]):
+        r["details"]["settings"] = {"original": {"top1": 20.0 + i}}
+    assert [len(part) for part in by_protocol(results[2:]).values()] == [2]
