@@ -180,7 +180,7 @@ def test_what_cannot_be_verified_is_refused_with_the_way_out(r18: BackboneFile, 
     )
     refused(bare, "channel_order in .* is 'rgb'; expected 'RGB' or 'BGR'", {**STATED, "channel_order": "rgb"})
     refused(bare, "stride_in_1x1 in .* is 0; expected true or false", {**STATED, "stride_in_1x1": 0})
-    refused(bare, "x.pth.json states none of pixel_mean, .*prefix; expected for example", {"pixelmean": [1, 1, 1]})
+    refused(bare, "x.pth.json has pixelmean, which nothing reads; .*did you mean pixel_mean", {"pixelmean": [1, 1, 1]})
     refused(bare, "prefix in .*x.pth.json is 3; expected text", {"prefix": 3})
     wrong = {"name": "ResNet", "kwargs": {"depth": 50}}
     words = "holds ResNet-18, but its meta says .*50.*missing .layer1.0.conv3.weight.*of another shape"

@@ -124,10 +124,10 @@ def test_every_unsupported_key_of_the_torchvision_engine_is_listed(names, tmp_pa
     assert len(found) == 3 and all(any(key in text for text in found) for key in changes)
 
 
-@pytest.mark.parametrize("weights", ["missing.pth", "."])
-def test_weights_that_are_no_file(names, tmp_path, weights):
+@pytest.mark.parametrize(("weights", "words"), [("missing.pth", "tools/export_backbone.py"), (".", "holds no run")])
+def test_weights_that_are_no_file(names, tmp_path, weights, words):
     report = dry_run(tiny_recipe("C4", names, tmp_path), str(tmp_path / weights), "torchvision")
-    assert len(report.problems) == 1 and "tools/export_backbone.py" in texts(report, PROBLEM, "weights")[0]
+    assert len(report.problems) == 1 and words in texts(report, PROBLEM, "weights")[0]
     # The data is looked at all the same.
     assert len(texts(report, OK, "data")) == 2 and "iterations" in report.numbers
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from ssl_loc.structures import Sample, View
 from ssl_loc.utils.errors import ConfigError
 from ssl_loc.utils.registry import Registry
 
+_LOGGER = logging.getLogger(__name__)
 AUGMENTER_REGISTRY = Registry("AUGMENTER")
 AUGMENTER_REGISTRY.__doc__ = """
 Registered: a subclass of ``Augmenter``, made by ``construct(target, cfg)`` and called as ``(view: View, streams:
@@ -87,10 +89,12 @@ def build_pipelines(cfg: CfgNode) -> list[Pipeline]:
         steps = _join(_fuse_colors(steps))
         views.append(_defer(steps, where) if place == "device" else steps)
     if len(views) > 1 and not drawn:
-        raise ConfigError(
-            f"AUGMENT.VIEWS is {cfg.AUGMENT.VIEWS}, where nothing is drawn at random: the {len(views)} views of an "
-            "image would be the same picture, and matching a picture with itself teaches nothing; list augmenters that "
-            "draw, for example [[RandomResizedCrop, RandomFlip], [RandomResizedCrop, RandomFlip]]"
+        _LOGGER.warning(
+            "AUGMENT.VIEWS is %s, where nothing is drawn at random: the %d views of an image are the same picture, and "
+            "matching a picture with itself teaches nothing; list augmenters that draw, for example "
+            "[[RandomResizedCrop, RandomFlip], [RandomResizedCrop, RandomFlip]]",
+            cfg.AUGMENT.VIEWS,
+            len(views),
         )
     neutral = neutral_records(views)
     return [Pipeline(steps, neutral) for steps in views]
