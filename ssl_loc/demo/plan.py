@@ -157,24 +157,9 @@ class _Seed:
 
     def _detect(self, label: str) -> Stage:
         folder = detect_folder(self.out, self.seed, label)
-        keys: dict[str, object] = {"OUTPUT_DIR": folder, "SEED": self.seed}
-        keys |= {f"DATASETS.{k}": f"('scenes:{self.scenes}:{s}',)" for k, s in (("TRAIN", "train"), ("TEST", "val"))}
-        keys |= self.size.detect
         weights = RANDOM if label == RANDOM else str(self._backbone(label))
-        command: tuple[str, ...] = (
-            "tools/finetune_det.py",
-            "--config-file",
-            RECIPE,
-            "--weights",
-            weights,
-            "--engine",
-            "torchvision",
-        )
-        command += ("--resume",)  # what a stop left behind goes on; an empty folder begins
-        needs = self._name("draw" if label == RANDOM else f"export_{METHODS[label]}")
-        inputs = (ROOT / "configs/detection/Base-RCNN-FPN.yaml", ROOT / RECIPE)
-        name, title = self._name(folder.name), f"fine-tune a detector from {label}"
-        return Stage(name, title, "fine-tune", (*command, *words(keys)), folder, (needs,), inputs)
+        needs = (self._name("draw" if label == RANDOM else f"export_{METHODS[label]}"),)
+        return detect_stage(folder, self.seed, self.scenes, weights, self.size.detect, label, needs)
 
     def _evaluate(self, kind: str) -> Stage:
         """One command for all weights: starting a process costs as much as evaluating a small network."""
@@ -205,6 +190,20 @@ class _Seed:
 def command_of(stage: Stage) -> list[str]:
     """The command line of a stage, interpreter included, the tool by its absolute path."""
     return [sys.executable, str(ROOT / stage.command[0]), *stage.command[1:]]
+
+
+def detect_stage(
+    folder: Path, seed: int, scenes: Path, weights: str, changes: dict[str, object], label: str, needs: tuple[str, ...]
+) -> Stage:
+    """Fine-tune the small detector into ``folder`` from an exported backbone, or ``RANDOM``."""
+    keys: dict[str, object] = {"OUTPUT_DIR": folder, "SEED": seed}
+    keys |= {f"DATASETS.{k}": f"('scenes:{scenes}:{s}',)" for k, s in (("TRAIN", "train"), ("TEST", "val"))}
+    # --resume: what a stop left behind goes on; an empty folder begins.
+    options = ("--weights", weights, "--engine", "torchvision", "--resume")
+    command = ("tools/finetune_det.py", "--config-file", RECIPE, *options, *words({**keys, **changes}))
+    inputs = (ROOT / "configs/detection/Base-RCNN-FPN.yaml", ROOT / RECIPE)
+    name, title = f"seed{seed}/{folder.name}", f"fine-tune a detector from {label}"
+    return Stage(name, title, "fine-tune", command, folder, needs, inputs)
 
 
 def words(keys: dict[str, object]) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ssl_loc.config.node import load_chain
-from ssl_loc.demo.plan import EVAL_OPTIONS, RANDOM, RECIPE, ROOT, Stage, seed_folder, words
+from ssl_loc.demo.plan import EVAL_OPTIONS, RANDOM, ROOT, Stage, detect_stage, seed_folder, words
 from ssl_loc.demo.study import Row, Study
 
 KINDS = ("draw", "maps", "pretrain", "export", "evaluate", "fine-tune")
@@ -133,21 +133,7 @@ class _Seed:
 
     def _detect(self, row: Row | None) -> Stage:
         folder = detect_folder(self.out, self.seed, row.slug if row else RANDOM)
-        keys: dict[str, object] = {"OUTPUT_DIR": folder, "SEED": self.seed}
-        keys |= {f"DATASETS.{k}": f"('scenes:{self.labelled}:{s}',)" for k, s in (("TRAIN", "train"), ("TEST", "val"))}
-        keys |= self.study.detect
         weights = str(self._backbone(row)) if row else RANDOM
-        command: tuple[str, ...] = (
-            "tools/finetune_det.py",
-            "--config-file",
-            RECIPE,
-            "--weights",
-            weights,
-            "--engine",
-            "torchvision",
-        )
-        command += ("--resume",)  # what a stop left behind goes on; an empty folder begins
         needs = (self._name("draw_labelled"), *((self._name(self._backbone(row).parent.name),) if row else ()))
-        inputs = (ROOT / "configs/detection/Base-RCNN-FPN.yaml", ROOT / RECIPE)
-        title = f"fine-tune a detector from {row.label if row else RANDOM}"
-        return Stage(self._name(folder.name), title, "fine-tune", (*command, *words(keys)), folder, needs, inputs)
+        label = row.label if row else RANDOM
+        return detect_stage(folder, self.seed, self.labelled, weights, self.study.detect, label, needs)
